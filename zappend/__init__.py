@@ -1,0 +1,26 @@
+"""Grow datacubes in plain Zarr by slices, all or nothing.
+
+`append` grows a cube by slices, `transaction` makes any writing to a Zarr store all or nothing, and `rollback` settles
+what a killed process left. The errors are those of ``zappend.errors``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zappend.errors import ZappendError
+from zappend.version import __version__
+
+if TYPE_CHECKING:
+    from zappend.api import append, rollback, transaction
+
+__all__ = ["ZappendError", "__version__", "append", "rollback", "transaction"]
+
+
+def __getattr__(name: str) -> object:
+    # Numpy and xarray take most of a second to import, which 'zappend --help' need not wait for.
+    if name in ("append", "rollback", "transaction"):
+        from zappend import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

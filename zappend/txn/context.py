@@ -1,0 +1,266 @@
+"""``with transaction(target) as txn``: from active to committed, rolled back or failed; and `rollback` for later."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from zappend.errors import CommitStateUnknown, TargetError, TransactionClosed
+from zappend.txn.log import Log
+from zappend.txn.replay import Settlement, apply, settle
+from zappend.txn.store import TransactionStore
+from zappend.txn.target import Durability, Storage, open_target
+
+if TYPE_CHECKING:
+    from zappend.txn.zarrview import ZarrView
+
+__all__ = ["Transaction", "rollback", "transaction"]
+
+logger = logging.getLogger("zappend")
+
+Status = Literal["new", "active", "committed", "rolled back", "failed"]
+
+
+class Transaction(TransactionStore):
+    """One transaction on one target: a mapping of its keys to bytes, and a context manager.
+
+    Leaving the ``with`` block commits; any exception in it, `KeyboardInterrupt` included, rolls back and goes on.
+    Made by `transaction`.
+    """
+
+    def __init__(self, storage: Storage, lock_timeout: float) -> None:
+        super().__init__(storage, Log(storage.place, os.urandom(16).hex()))
+        self.status: Status = "new"
+        self._closed = "has not begun: use it as 'with transaction(target) as txn'"
+        self._lock_timeout = lock_timeout
+        self._lock = storage.lock()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self._storage.name}: {self.status}>"
+
+    # Every transaction is its own thing, not equal to another that holds the same keys.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def store(self) -> ZarrView:
+        """A `zarr.abc.store.Store` over this mapping, to be given to zarr or xarray."""
+        from zappend.txn.zarrview import ZarrView
+
+        return ZarrView(self)
+
+    def __enter__(self) -> Self:
+        """Take the lock and settle what a dead writer left; then the target is old or new, and nobody else writes.
+
+        Raises
+        ------
+        Locked
+            If somebody else holds the lock; nothing was changed.
+        RecoveryRefused, LogVersionError
+            If a pending transaction cannot be settled; nothing was changed.
+        """
+        if self.status != "new":
+            raise TransactionClosed(f"the transaction on {self._storage.name} has been used; start a new one")
+        self._lock.acquire(self._lock_timeout)
+        try:
+            settled = settle(self._storage)
+        except BaseException:
+            self._lock.release()
+            raise
+        if settled.outcome != "clean":
+            logger.warning("%s: a transaction that was cut off has been %s", self._storage.name, settled.outcome)
+        self.status, self._closed = "active", None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.status != "active":
+            return
+        if error is None:
+            self.commit()
+            return
+        try:
+            self.rollback()
+        except Exception as failure:
+            # The first error is what the caller must see; that its traces are still there belongs to it.
+            error.add_note(
+                f"rolling back failed too: {failure}; run 'zappend rollback {self._storage.name}' when that is mended"
+            )
+            logger.error("%s: rolling back failed, the undo log stays: %s", self._storage.name, failure)
+
+    def commit(self) -> None:
+        """Make all changes of the transaction the state of the target, and end it.
+
+        On return the new state is there, and durable. An exception other than `CommitStateUnknown` says that the
+        transaction was rolled back; with `CommitStateUnknown` the log stays, and ``zappend rollback`` settles it.
+        """
+        self._begin_end("commits")
+        try:
+            decided = self._decide()
+        except CommitStateUnknown:
+            self._end("failed", abandon=True)
+            raise
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            if decided:
+                apply(self._storage, self._log)
+        except BaseException as error:
+            self._end("failed", abandon=True)
+            if not isinstance(error, Exception):
+                raise
+            raise CommitStateUnknown(
+                f"the transaction on {self._storage.name} is committed, but could not be carried through ({error}); "
+                f"run 'zappend rollback {self._storage.name}', which completes it"
+            ) from error
+        self._clean_up("committed")
+
+    def rollback(self) -> None:
+        """Take all changes of the transaction back, and end it; on return the target is as before, durably.
+
+        If that fails, the log stays, and ``zappend rollback`` or the next writer goes on with it.
+        """
+        self._begin_end("rolls back")
+        self._roll_back()
+
+    def _begin_end(self, doing: str) -> None:
+        if self.status != "active":
+            self._check_usable()
+        self._close(f"{doing} and takes no further work")
+
+    def _decide(self) -> bool:
+        """Commit; tell whether there was anything to commit."""
+        if self._failure is not None:
+            raise TransactionClosed(
+                f"cannot commit to {self._storage.name}: a write failed ({self._failure!r})"
+            ) from self._failure
+        if self._is_empty():
+            return False
+        self._storage.sync()
+        if changed := self._foreign_changes():
+            raise TargetError(
+                f"{changed[0]!r} of {self._storage.name} was changed by others during the transaction, which was "
+                f"therefore rolled back; try again"
+            )
+        self._lock.check()
+        if not self._log.hot:
+            self._flush(())
+        redo = self._redo()
+        try:
+            self._log.decide(redo)
+        except BaseException as error:
+            if self._is_undecided():
+                raise
+            raise CommitStateUnknown(
+                f"it is not known whether the commit to {self._storage.name} took effect ({error!r}); "
+                f"run 'zappend rollback {self._storage.name}', which settles it"
+            ) from error
+        return True
+
+    def _is_undecided(self) -> bool:
+        try:
+            return not self._log.decided()
+        except Exception:
+            return False
+
+    def _roll_back(self) -> None:
+        try:
+            settle(self._storage, own=True)
+        except BaseException:
+            self._end("failed")
+            raise
+        self._clean_up("rolled back")
+
+    def _clean_up(self, status: Status) -> None:
+        # From here on the outcome is settled, so nothing that fails may be reported as its failure.
+        self.status = status
+        try:
+            self._log.clear()
+        except OSError as error:
+            logger.warning("%s: %s, but its log could not be removed: %s", self._storage.name, status, error)
+        self._end(status)
+
+    def _end(self, status: Status, *, abandon: bool = False) -> None:
+        self.status = status
+        self._closed = f"has {'failed' if status == 'failed' else 'been ' + status}"
+        try:
+            if abandon:
+                self._lock.abandon()
+            else:
+                self._lock.release()
+        except OSError as error:
+            logger.warning("%s: the lock could not be removed: %s", self._storage.name, error)
+
+
+def transaction(target: Any, *, durability: Durability = "full", lock_timeout: float = 0.0) -> Transaction:
+    """Return a transaction on `target`: everything in its ``with`` block happens, or nothing.
+
+    The transaction is a `MutableMapping` of keys to bytes; its `Transaction.store` is a `zarr.abc.store.Store`. Readers
+    see chunks of new keys at once, but metadata documents and deletions only when the block is left, at one write of
+    the consolidated metadata. A chunk that is overwritten in place is safe from crashes, but not hidden from readers.
+
+    Parameters
+    ----------
+    target
+        A local path or ``file://`` URL, which need not exist, though its parent must; or a mapping of keys to bytes.
+    durability
+        ``"full"``: what is committed survives a power cut. ``"process"``: it survives a kill of the process.
+    lock_timeout
+        Seconds to wait for another writer.
+
+    Raises
+    ------
+    UsageError, TargetError
+        If there can be no such target. `Transaction.__enter__` and `Transaction.commit` tell what they raise.
+
+    Examples
+    --------
+    >>> cube = {"a/0.0": b"old"}
+    >>> with transaction(cube) as txn:
+    ...     txn["a/0.0"] = b"new"
+    ...     raise RuntimeError("half-way")
+    Traceback (most recent call last):
+    RuntimeError: half-way
+    >>> cube
+    {'a/0.0': b'old'}
+    """
+    return Transaction(open_target(target, durability), lock_timeout)
+
+
+def rollback(target: Any, *, dry_run: bool = False, break_lock: bool = False, lock_timeout: float = 0.0) -> Settlement:
+    """Settle a transaction that was cut off: undo it, or finish it if it had been committed.
+
+    On return the target is the old or the new one, byte for byte, and nothing of the transaction is left. Where
+    nothing is pending, nothing is done.
+
+    Parameters
+    ----------
+    target
+        As for `transaction`.
+    dry_run
+        Only tell what would be done.
+    break_lock
+        Take a writer on another host, of whom it cannot be proved that it is dead, for dead.
+    lock_timeout
+        Seconds to wait for a live writer.
+
+    Raises
+    ------
+    Locked
+        If a writer is at work, or may be.
+    RecoveryRefused, LogVersionError
+        If the log or the target is not what it must be; nothing was changed, and the log stays.
+    """
+    storage = open_target(target)
+    if not storage.in_use():
+        return Settlement()
+    lock = storage.lock()
+    lock.acquire(lock_timeout, break_lock=break_lock)
+    try:
+        return settle(storage, dry_run=dry_run)
+    finally:
+        lock.release()

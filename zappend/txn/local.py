@@ -1,0 +1,290 @@
+"""A folder of the local file system as storage of a transaction.
+
+A value is written to a temporary file beside its place, under a name that follows from transaction and key, so that
+recovery finds what a kill left without looking for it; then it is renamed. With ``durability="full"`` the file is
+synced before the rename, and `FolderArea.sync` syncs each folder in which an entry changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+
+from zappend.errors import TargetError
+from zappend.txn.files import Files
+from zappend.txn.lock import FileLock
+from zappend.txn.target import PLACE_PREFIX, TEMP_PREFIX, Area, Durability, Lock, Storage, Value
+
+__all__ = ["FolderArea", "LocalStorage"]
+
+NOT_THERE = (FileNotFoundError, NotADirectoryError)
+LONGEST_NAME = 255
+
+
+class FolderArea(Area):
+    """The files below the folder `root` as keys; the folder itself is made by the first `put` if need be.
+
+    Parameters
+    ----------
+    root
+        An absolute path without links.
+    durability
+        Whether files and folders are synced.
+    files
+        The calls that change the file system.
+    """
+
+    def __init__(self, root: str, durability: Durability, files: Files) -> None:
+        self.root = root
+        self._sync_files = durability == "full"
+        self._files = files
+        self._guard = threading.Lock()
+        self._unsynced: set[str] = set()
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}" if key else self.root
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with open(self._path(key), "rb", buffering=0) as file:
+                return file.readall()
+        except (*NOT_THERE, IsADirectoryError):
+            return None
+
+    def has(self, key: str) -> bool:
+        try:
+            return not stat.S_ISDIR(os.stat(self._path(key)).st_mode)
+        except NOT_THERE:
+            return False
+
+    def put(self, key: str, value: Value, txn: str) -> None:
+        path = self._path(key)
+        temp = self._write_temp(path, value, txn)
+        self._files.rename(temp, path)
+        self._changed(os.path.dirname(path))
+
+    def create(self, key: str, value: Value, txn: str) -> None:
+        path = self._path(key)
+        temp = self._write_temp(path, value, txn)
+        self._files.link(temp, path)
+        self._files.unlink(temp)
+        self._changed(os.path.dirname(path))
+
+    def delete(self, key: str, txn: str) -> None:
+        path = self._path(key)
+        for name in (path, _temp_path(path, txn)):
+            with contextlib.suppress(*NOT_THERE):
+                self._files.unlink(name)
+                self._changed(os.path.dirname(path))
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        for name, is_folder in self._entries(prefix):
+            if is_folder:
+                yield from self.keys(f"{prefix}{name}/")
+            else:
+                yield prefix + name
+
+    def children(self, prefix: str = "") -> Iterator[str]:
+        for name, _ in self._entries(prefix):
+            yield name
+
+    def sync(self) -> None:
+        with self._guard:
+            folders, self._unsynced = self._unsynced, set()
+        if self._sync_files:
+            try:
+                for folder in sorted(folders):
+                    self._sync_folder(folder)
+            except BaseException:
+                with self._guard:
+                    self._unsynced |= folders
+                raise
+
+    def harden(self) -> None:
+        if self._sync_files:
+            for name, is_folder in list(self._entries("")):
+                if not is_folder:
+                    with self._opened(self._path(name), os.O_RDONLY) as fd:
+                        self._files.fsync(fd)
+            self._sync_folder(self.root)
+            self._sync_folder(os.path.dirname(self.root))
+
+    def _write_temp(self, path: str, value: Value, txn: str) -> str:
+        temp = _temp_path(path, txn)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            fd = self._files.open(temp, flags)
+        except FileNotFoundError:
+            self._make_folder(os.path.dirname(path))
+            fd = self._files.open(temp, flags)
+        try:
+            self._files.write(fd, value)
+            with contextlib.suppress(*NOT_THERE):
+                mode = stat.S_IMODE(os.stat(path).st_mode)
+                if mode != stat.S_IMODE(os.fstat(fd).st_mode):
+                    self._files.chmod(fd, mode)
+            if self._sync_files:
+                self._files.fsync(fd)
+        finally:
+            self._files.close(fd)
+        return temp
+
+    def _make_folder(self, folder: str) -> None:
+        try:
+            self._files.mkdir(folder)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            if folder == self.root:
+                raise
+            self._make_folder(os.path.dirname(folder))
+            self._make_folder(folder)
+            return
+        self._changed(os.path.dirname(folder))
+
+    def _changed(self, folder: str) -> None:
+        with self._guard:
+            self._unsynced.add(folder)
+
+    def _sync_folder(self, folder: str) -> None:
+        # A folder that is gone has nothing to sync; that it is gone is an entry of its parent.
+        with contextlib.suppress(*NOT_THERE), self._opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            self._files.fsync(fd)
+
+    @contextlib.contextmanager
+    def _opened(self, path: str, flags: int) -> Iterator[int]:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, bool]]:
+        try:
+            with os.scandir(self._path(prefix)) as entries:
+                found = sorted((entry.name, entry.is_dir()) for entry in entries)
+        except NOT_THERE:
+            return
+        yield from found
+
+
+class LocalStorage(FolderArea, Storage):
+    """Storage in the folder `path`, which need not exist; its parent must.
+
+    All spellings of a path (relative, symlinked, with a trailing slash) are one target with one lock. The log lies
+    in ``<path>.zappend`` beside it, or in ``<path>/.zappend`` where the parent is another file system or cannot be
+    written to.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    durability
+        ``"full"``: files and folders are synced. ``"process"``: nothing is; a kill does no harm, a power cut may.
+    files
+        The calls that change the file system.
+
+    Raises
+    ------
+    TargetError
+        If the path is a file, its parent is no folder, or it lies inside another Zarr hierarchy, whose lock and
+        consolidated metadata it would bypass.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Durability = "full", files: Files | None = None
+    ) -> None:
+        self.name = os.fspath(path)
+        files = files or Files()
+        super().__init__(os.path.realpath(os.path.abspath(self.name)), durability, files)
+        self._check_root()
+        where, self._other_place = self._places()
+        self.place: FolderArea = FolderArea(where, durability, files)
+        self.place._changed(os.path.dirname(where))  # the lock makes it
+
+    def in_use(self) -> bool:
+        return os.path.isdir(self.place.root) or os.path.isdir(self._other_place)
+
+    def lock(self) -> Lock:
+        return FileLock(self.name, self.place.root, self._other_place, self._files)
+
+    def missing_folders(self, keys: Iterable[str]) -> list[str]:
+        known: dict[str, bool] = {}
+
+        def missing(folder: str) -> bool:
+            if folder not in known:
+                above = folder.rpartition("/")[0]
+                known[folder] = (folder != "" and missing(above)) or not os.path.isdir(self._path(folder))
+            return known[folder]
+
+        return sorted({f for key in keys for f in _folders_of(key) if missing(f)}, key=lambda f: (f.count("/"), f))
+
+    def remove_folders(self, folders: Iterable[str]) -> None:
+        for folder in sorted(folders, key=lambda f: f.count("/") if f else -1, reverse=True):
+            path = self._path(folder)
+            try:
+                self._files.rmdir(path)
+            except OSError:
+                if os.path.isdir(path) and not os.listdir(path):
+                    raise  # empty, and yet it cannot be removed
+            else:
+                self._changed(os.path.dirname(path))
+
+    def prune(self, prefix: str) -> None:
+        folder = prefix.rstrip("/")
+        self.remove_folders([*([folder] if folder else []), *self._folders_below(folder)])
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, bool]]:
+        for name, is_folder in super()._entries(prefix):
+            if not name.startswith(TEMP_PREFIX) and (prefix or name != PLACE_PREFIX[:-1]):
+                yield name, is_folder
+
+    def _folders_below(self, folder: str) -> list[str]:
+        prefix = f"{folder}/" if folder else ""
+        below = [prefix + name for name, is_folder in self._entries(prefix) if is_folder]
+        return below + [deeper for name in below for deeper in self._folders_below(name)]
+
+    def _places(self) -> tuple[str, str]:
+        beside, inside = self.root + PLACE_PREFIX[:-1], f"{self.root}/{PLACE_PREFIX[:-1]}"
+        parent = os.path.dirname(self.root)
+        if os.path.isdir(self.root) and (
+            os.stat(self.root).st_dev != os.stat(parent).st_dev or not os.access(parent, os.W_OK | os.X_OK)
+        ):
+            return inside, beside
+        return beside, inside
+
+    def _check_root(self) -> None:
+        parent = os.path.dirname(self.root)
+        if os.path.exists(self.root) and not os.path.isdir(self.root):
+            raise TargetError(f"cannot write to {self.name}: it is a file, and a target is a folder")
+        if not os.path.isdir(parent):
+            raise TargetError(f"cannot write to {self.name}: its parent {parent} is no folder; make it first")
+        above = parent
+        while above != os.path.dirname(above):
+            for document in ("zarr.json", ".zgroup"):
+                if os.path.isfile(f"{above}/{document}"):
+                    raise TargetError(
+                        f"cannot write to {self.name}: it lies inside the Zarr group {above}, whose lock and "
+                        f"consolidated metadata would be bypassed; name that group as the target"
+                    )
+            above = os.path.dirname(above)
+
+
+def _folders_of(key: str) -> Iterator[str]:
+    folder = key.rpartition("/")[0]
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+    yield ""
+
+
+def _temp_path(path: str, txn: str) -> str:
+    folder, _, name = path.rpartition("/")
+    temp = f"{TEMP_PREFIX}{txn}-{name}"
+    if len(os.fsencode(temp)) > LONGEST_NAME:
+        temp = f"{TEMP_PREFIX}{txn}-{hashlib.sha256(os.fsencode(name)).hexdigest()}"
+    return f"{folder}/{temp}"

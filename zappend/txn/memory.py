@@ -1,0 +1,114 @@
+"""A mapping of keys to bytes as storage of a transaction: a `dict`, or any other `MutableMapping`.
+
+The log lies in the mapping itself, under ``.zappend/``, so a mapping that outlives the process can be recovered by
+a later one. Who may write is decided in this process alone: `_holders` knows the mappings that are being written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, MutableMapping
+from datetime import UTC, datetime
+
+from zappend.errors import Locked, TargetError
+from zappend.txn.target import PLACE_PREFIX, Area, Lock, Storage, Value
+
+__all__ = ["MappingStorage"]
+
+
+class MappingArea(Area):
+    """The keys of `mapping` that begin with `prefix`, named without it."""
+
+    def __init__(self, mapping: MutableMapping[str, bytes], prefix: str = "") -> None:
+        self._mapping = mapping
+        self._prefix = prefix
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return bytes(self._mapping[self._prefix + key])
+        except KeyError:
+            return None
+
+    def has(self, key: str) -> bool:
+        return self._prefix + key in self._mapping
+
+    def put(self, key: str, value: Value, txn: str) -> None:
+        self._mapping[self._prefix + key] = bytes(value)
+
+    def create(self, key: str, value: Value, txn: str) -> None:
+        # Only the holder of the lock creates anything, so nobody can come between these two steps.
+        if self.has(key):
+            raise FileExistsError(f"{self._prefix + key} is there already")
+        self.put(key, value, txn)
+
+    def delete(self, key: str, txn: str) -> None:
+        with contextlib.suppress(KeyError):
+            del self._mapping[self._prefix + key]
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        whole = self._prefix + prefix
+        for key in list(self._mapping):
+            if key.startswith(whole) and (self._prefix or not key.startswith(PLACE_PREFIX)):
+                yield key[len(self._prefix) :]
+
+    def children(self, prefix: str = "") -> Iterator[str]:
+        yield from dict.fromkeys(key[len(prefix) :].split("/", 1)[0] for key in self.keys(prefix))
+
+
+class MappingStorage(MappingArea, Storage):
+    """Storage in a mapping, for which ``KeyError`` must mean "not there" and nothing else."""
+
+    def __init__(self, mapping: MutableMapping[str, bytes]) -> None:
+        super().__init__(mapping)
+        self.name = f"<{type(mapping).__name__} at {id(mapping):#x}>"
+        self.place = MappingArea(mapping, PLACE_PREFIX)
+
+    def in_use(self) -> bool:
+        return id(self._mapping) in _holders or any(True for _ in self.place.keys())
+
+    def lock(self) -> Lock:
+        return _RegistryLock(self._mapping, self.name)
+
+
+_changed = threading.Condition()
+_holders: dict[int, tuple[MutableMapping[str, bytes], datetime]] = {}
+
+
+class _RegistryLock(Lock):
+    def __init__(self, mapping: MutableMapping[str, bytes], name: str) -> None:
+        self._mapping = mapping
+        self._name = name
+        self._held = False
+
+    def acquire(self, timeout: float, *, break_lock: bool = False) -> None:
+        until = time.monotonic() + timeout
+        with _changed:
+            while id(self._mapping) in _holders:
+                left = until - time.monotonic()
+                if left <= 0:
+                    since = _holders[id(self._mapping)][1]
+                    age = (datetime.now(UTC) - since).total_seconds()
+                    raise Locked(
+                        f"{self._name} is locked by another transaction of this process, for {age:.0f} s now; "
+                        f"end that one first, or wait with a lock timeout",
+                        {"started": since.isoformat(timespec="seconds")},
+                    )
+                _changed.wait(left)
+            # The reference keeps the mapping alive, so its id cannot come to name another one.
+            _holders[id(self._mapping)] = self._mapping, datetime.now(UTC)
+        self._held = True
+
+    def check(self) -> None:
+        if not self._held:
+            raise TargetError(f"{self._name}: the lock was lost")
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            with _changed:
+                _holders.pop(id(self._mapping), None)
+                _changed.notify_all()
+
+    abandon = release

@@ -1,0 +1,181 @@
+"""Recovery: settle a pending transaction, by undoing it or, once it is decided, by finishing it.
+
+The process that failed, the next writer and ``zappend rollback`` all come here. Everything may be cut anywhere and
+done again: each key has one pre-image and one end, so neither order nor repetition matters. Only logged keys and
+folders are touched, and a document only while it is what the transaction found or what it was to become.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zappend.errors import TargetChanged
+from zappend.txn.log import Document, Log, sweep
+from zappend.txn.record import digest
+from zappend.txn.store import is_document
+from zappend.txn.target import Storage
+
+__all__ = ["Settlement", "apply", "settle"]
+
+
+@dataclass
+class Settlement:
+    """What recovery did, or with ``dry_run`` would do.
+
+    Attributes
+    ----------
+    outcome
+        ``"clean"``: nothing was pending. ``"rolled back"``: the target is as before the transaction.
+        ``"completed"``: it had been committed, and the target is now as the transaction left it.
+    written, removed
+        Keys that got their old bytes back, or their new ones; keys that were deleted, or whole folders, which end
+        in a slash.
+    """
+
+    outcome: Literal["clean", "rolled back", "completed"] = "clean"
+    written: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+def settle(storage: Storage, *, dry_run: bool = False, own: bool = False) -> Settlement:
+    """Settle what is pending in the place of `storage`, whose lock is held, and leave nothing there.
+
+    Parameters
+    ----------
+    storage
+        The target.
+    dry_run
+        Only tell what would be done.
+    own
+        The pending transaction is that of the caller, who knows that nobody exchanged the target meanwhile.
+
+    Raises
+    ------
+    LogDamaged, LogVersionError
+        If the log cannot be trusted.
+    TargetChanged
+        If the target is not the one that the log belongs to, or a document was changed by others. In all of these
+        cases nothing was changed, and the log stays.
+    """
+    if not own and not dry_run:
+        storage.place.harden()
+    log = Log.found(storage.place)
+    if log is None:
+        if not dry_run:
+            sweep(storage.place)
+        return Settlement()
+    if log.committed:
+        done = apply(storage, log, dry_run=dry_run)
+    else:
+        if not own:
+            _check_same_target(storage, log)
+        done = _undo(storage, log, dry_run)
+    if not dry_run:
+        log.clear()
+    return done
+
+
+def apply(storage: Storage, log: Log, *, dry_run: bool = False) -> Settlement:
+    """Do what the decision in `log` says: staged chunks, documents, deletions; on return it is durable.
+
+    Raises
+    ------
+    TargetChanged
+        If a document is neither what the transaction found nor what it is to become; nothing was changed then.
+    """
+    staged, documents, gone, prefixes = _contents(log)
+    documents.sort(key=_document_order)
+    now = storage.get_many([key for key, _, _ in documents])
+    for key, old, new in documents:
+        if now[key] not in (old, new):
+            raise TargetChanged(
+                f"{key!r} of {storage.name} was changed by others after the commit: it is {_shape(now[key])}, expected "
+                f"{_shape(old)} or {_shape(new)}; put one of these back, then run 'zappend rollback {storage.name}'"
+            )
+    kept = staged | {key for key, _, _ in documents}
+    for prefix in prefixes:
+        gone |= {key for key in storage.keys(prefix) if key not in kept}
+    done = Settlement("completed", sorted(staged) + [key for key, _, _ in documents], sorted(gone, key=_deletion_order))
+    if dry_run:
+        return done
+    if staged:
+        for group in log.redo_groups():
+            storage.put_many({key: value for key, value in group.staged if key not in gone}, log.txn)
+        storage.sync()
+    for key, _, new in documents:
+        if now[key] != new:
+            storage.put(key, new, log.txn)
+    storage.delete_many(done.removed, log.txn)
+    for prefix in prefixes:
+        storage.prune(prefix)
+    storage.sync()
+    return done
+
+
+def _contents(log: Log) -> tuple[set[str], list[Document], set[str], list[str]]:
+    staged: set[str] = set()
+    documents: list[Document] = []
+    gone: set[str] = set()
+    prefixes: list[str] = []
+    for group in log.redo_groups():
+        staged.update(key for key, _ in group.staged)
+        documents += group.documents
+        gone.update(group.gone)
+        prefixes += group.gone_prefixes
+    return staged - gone, documents, gone, prefixes
+
+
+def _undo(storage: Storage, log: Log, dry_run: bool) -> Settlement:
+    done = Settlement("rolled back")
+    folders: list[str] = []
+    # What was absent goes first: it frees the space that restoring may need.
+    for records, made in log.undo_groups():
+        absent = [key for key, value in records if value is None]
+        done.removed += absent
+        folders += made
+        if not dry_run:
+            storage.delete_many(absent, log.txn)
+    for records, _ in log.undo_groups():
+        restored = {key: value for key, value in records if value is not None}
+        done.written += restored
+        if not dry_run:
+            storage.put_many(restored, log.txn)
+    done.removed += [f"{folder}/" for folder in folders if folder]
+    if not dry_run:
+        storage.remove_folders(folders)
+        storage.sync()
+    return done
+
+
+def _check_same_target(storage: Storage, log: Log) -> None:
+    for key, logged in log.root().items():
+        value = storage.get(key)
+        if (None if value is None else digest(value)) != logged:
+            raise TargetChanged(
+                f"{key!r} of {storage.name} is not what it was when the pending transaction began, so the target was "
+                f"changed or replaced by others since; put the old one back and run 'zappend rollback {storage.name}', "
+                f"or keep the target as it is by moving the folder of the log away"
+            )
+
+
+def _document_order(document: Document) -> tuple[int, int, str]:
+    """Deepest first; the consolidated root last, since with it a reader switches to the new state.
+
+    A format 2 cube that is being created is opened by its root ``.zgroup``, which therefore comes after even that.
+    """
+    key, old, _ = document
+    depth = key.count("/")
+    last = 0
+    if depth == 0:
+        last = {".zmetadata": 2, ".zgroup": 3 if old is None else 1, "zarr.json": 4}.get(key, 1)
+    return last, -depth, key
+
+
+def _deletion_order(key: str) -> tuple[int, int, str]:
+    """The root document first, since without it nobody sees the rest; then documents, then chunks."""
+    return (0 if is_document(key) else 1), key.count("/"), key
+
+
+def _shape(value: bytes | None) -> str:
+    return "absent" if value is None else f"{len(value)} bytes ({digest(value).hex()[:8]})"

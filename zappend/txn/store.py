@@ -1,0 +1,341 @@
+"""The transactional mapping: what is written through it can be taken back until it is committed.
+
+Three ways a change takes, all behind `TransactionStore.__setitem__` and `__delitem__`:
+
+* A **chunk** is written to the target at once, after its original is in the undo log (`_remember`: the choke point).
+* A **metadata document** is held back until the commit, so readers see nothing of new keys, arrays and shapes.
+* A **deletion** is held back too, as a tombstone. A chunk written under a tombstone is staged in the log, since
+  readers still decode what the old document promises them under that key.
+
+Reads and listings through the mapping see all three as done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+from zappend.errors import TransactionClosed
+from zappend.txn.log import Document, Log, PreImage, Redo
+from zappend.txn.record import MAX_BODY
+from zappend.txn.target import Storage, Value, check_key
+
+__all__ = ["ROOT_DOCUMENTS", "TransactionStore", "is_document"]
+
+DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+ROOT_DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+GROUP_KEYS = 1000
+"""Keys of unplanned writes that are logged together at most."""
+
+
+def is_document(key: str) -> bool:
+    """Tell whether `key` is a metadata document of Zarr 2 or 3."""
+    return key.rpartition("/")[2] in DOCUMENTS
+
+
+class TransactionStore(MutableMapping[str, bytes]):
+    """The keys and bytes of a target as a transaction sees and changes them; safe to use from many threads.
+
+    Parameters
+    ----------
+    storage
+        The target.
+    log
+        The log of this transaction, not yet hot.
+    """
+
+    def __init__(self, storage: Storage, log: Log) -> None:
+        self._storage = storage
+        self._log = log
+        self._guard = threading.Condition()
+        self._failure: BaseException | None = None
+        self._closed: str | None = None
+        self._busy: set[str] = set()  # keys being written
+        self._flushing = False
+        self._waiting: dict[str, None] = {}  # keys that wait to be logged, in order
+        self._logged: set[str] = set()
+        self._folders: set[str] = set()
+        self._seen: dict[str, bytes | None] = {}  # documents as first read
+        self._held: dict[str, bytes] = {}
+        self._staged: dict[str, bytes | str] = {}  # value, or the log object that has it
+        self._staged_size = 0
+        self._spilled: set[str] = set()  # keys of which the log has a staged value, perhaps an old one
+        self._gone: dict[str, None] = {}
+        self._gone_prefixes: dict[str, None] = {}
+
+    # Reading.
+
+    def __getitem__(self, key: str) -> bytes:
+        self._check_usable()
+        value = self._read(check_key(key))
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        self._check_usable()
+        try:
+            return self._is_there(check_key(key))
+        except (TypeError, ValueError):
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return self.keys_below("")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def keys_below(self, prefix: str) -> Iterator[str]:
+        """Iterate over the keys below the folder `prefix`, which is empty or ends in a slash."""
+        self._check_usable()
+        yield from self._written(prefix)
+        for key in self._storage.keys(prefix):
+            if not self._is_gone(key) and key not in self._held and key not in self._staged:
+                yield key
+
+    def children(self, prefix: str) -> Iterator[str]:
+        """Iterate over the names directly below the folder `prefix`: last parts of keys, and folders with keys."""
+        self._check_usable()
+        names = dict.fromkeys(key[len(prefix) :].partition("/")[0] for key in self._written(prefix))
+        yield from names
+        for name in self._storage.children(prefix):
+            if name not in names and self._has_left(prefix + name):
+                yield name
+
+    def _read(self, key: str) -> bytes | None:
+        if (held := self._held.get(key)) is not None:
+            return held
+        if (staged := self._staged.get(key)) is not None:
+            return dict(self._log.part(staged).staged)[key] if isinstance(staged, str) else staged
+        if self._is_gone(key):
+            return None
+        return self._document(key) if is_document(key) else self._storage.get(key)
+
+    def _is_there(self, key: str) -> bool:
+        if key in self._held or key in self._staged:
+            return True
+        return not self._is_gone(key) and self._storage.has(key)
+
+    def _document(self, key: str) -> bytes | None:
+        # The first reading is what the transaction rests on: it is compared with the target before the decision.
+        if key not in self._seen:
+            self._seen[key] = self._storage.get(key)
+        return self._seen[key]
+
+    def _is_gone(self, key: str) -> bool:
+        return key in self._gone or any(key.startswith(prefix) for prefix in self._gone_prefixes)
+
+    def _has_left(self, name: str) -> bool:
+        """Tell whether the key or folder `name` of the target has anything that is not deleted."""
+        if not self._gone and not self._gone_prefixes:
+            return True
+        if self._storage.has(name):
+            return not self._is_gone(name)
+        return any(not self._is_gone(key) for key in self._storage.keys(f"{name}/"))
+
+    def _written(self, prefix: str) -> list[str]:
+        return [key for key in (*self._held, *self._staged) if key.startswith(prefix)]
+
+    # Writing.
+
+    def __setitem__(self, key: str, value: Value) -> None:
+        self._write({check_key(key): _check_value(value)})
+
+    def __delitem__(self, key: str) -> None:
+        check_key(key)
+        with self._writing((key,)):
+            if not self._is_there(key):
+                raise KeyError(key)
+            with self._guard:
+                self._held.pop(key, None)
+                self._staged.pop(key, None)
+                self._gone[key] = None
+
+    def update(self, other: Any = (), /, **more: Value) -> None:
+        """Write many keys as a `dict` takes them, logging their originals together."""
+        pairs = dict(other, **more)
+        self._write({check_key(key): _check_value(value) for key, value in pairs.items()})
+
+    def clear(self) -> None:
+        """Delete every key; what is not a key of the target, such as the log, stays."""
+        self.delete_folder("")
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete every key below the folder `prefix`, which is empty (all keys) or ends in a slash; lists nothing."""
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        with self._writing(()), self._guard:
+            for written in (self._held, self._staged, self._gone):
+                for key in [key for key in written if key.startswith(prefix)]:
+                    del written[key]
+            for inner in [inner for inner in self._gone_prefixes if inner.startswith(prefix)]:
+                del self._gone_prefixes[inner]
+            self._gone_prefixes[prefix] = None
+
+    def log_ahead(self, new: Collection[str], changed: Collection[str] = ()) -> None:
+        """Log the originals of all keys that are going to be written, in one object, however many they are.
+
+        Parameters
+        ----------
+        new
+            Keys that are logged as absent without a look. Only for keys that no reader can see: chunks beyond the
+            shape of an array that exists, or of an array whose folder is empty.
+        changed
+            Keys whose value is read and logged.
+        """
+        keys = [check_key(key) for key in (*new, *changed) if not is_document(key) and not self._is_gone(key)]
+        with self._writing(keys):
+            self._flush([key for key in keys if key not in self._logged], frozenset(new))
+
+    def _write(self, values: Mapping[str, Value]) -> None:
+        with self._writing(values):
+            chunks = {}
+            for key, value in values.items():
+                if is_document(key):
+                    self._document(key)
+                    self._held[key] = bytes(value)
+                elif self._is_gone(key):
+                    self._stage(key, bytes(value))
+                else:
+                    chunks[key] = value
+            if chunks:
+                self._remember(chunks)
+                try:
+                    self._storage.put_many(chunks, self._log.txn)
+                except BaseException as error:
+                    self._failure = error
+                    raise
+
+    def _stage(self, key: str, value: bytes) -> None:
+        with self._guard:
+            self._staged[key] = value
+            self._staged_size += len(value)
+            if self._staged_size < MAX_BODY:
+                return
+            in_memory = [(key, value) for key, value in self._staged.items() if isinstance(value, bytes)]
+            part = self._log.stage(Redo(staged=in_memory))
+            self._staged.update(dict.fromkeys((key for key, _ in in_memory), part))
+            self._spilled.update(key for key, _ in in_memory)
+            self._staged_size = 0
+
+    # The undo log: one group is in flight at a time, written by whichever thread finds none.
+
+    def _remember(self, keys: Iterable[str]) -> None:
+        """Return when the original of each of `keys` is durable in the log and counts."""
+        missing = [key for key in keys if key not in self._logged]
+        while missing:
+            with self._guard:
+                self._waiting.update(dict.fromkeys(missing))
+                while self._flushing and not self._logged.issuperset(missing):
+                    self._guard.wait()
+                    self._check_failed()
+                if self._logged.issuperset(missing):
+                    return
+                group = list(self._waiting)[:GROUP_KEYS]
+                for key in group:
+                    del self._waiting[key]
+                self._flushing = True
+            try:
+                self._flush(group)
+            finally:
+                with self._guard:
+                    self._flushing = False
+                    self._guard.notify_all()
+            missing = [key for key in missing if key not in self._logged]
+
+    def _flush(self, keys: Collection[str], new: Collection[str] = ()) -> None:
+        try:
+            if not self._log.hot:
+                self._log.fingerprint({key: self._document(key) for key in ROOT_DOCUMENTS})
+            folders = [f for f in self._storage.missing_folders(keys) if f not in self._folders]
+            self._log.add(self._pre_images(keys, new), folders)
+            self._folders.update(folders)
+            self._logged.update(keys)
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _pre_images(self, keys: Iterable[str], new: Collection[str]) -> Iterator[PreImage]:
+        for key in keys:
+            yield key, None if key in new else self._storage.get(key)
+
+    # The gate: a key is written by one thread at a time, and none is once the transaction ends.
+
+    @contextmanager
+    def _writing(self, keys: Iterable[str]) -> Iterator[None]:
+        mine = set(keys) or {""}
+        with self._guard:
+            self._check_usable()
+            while not self._busy.isdisjoint(mine):
+                self._guard.wait()
+                self._check_usable()
+            self._busy |= mine
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._busy -= mine
+                self._guard.notify_all()
+
+    def _close(self, why: str) -> None:
+        """Take no further work, and wait for the writes that are running."""
+        with self._guard:
+            self._closed = why
+            self._guard.notify_all()
+            while self._busy:
+                self._guard.wait()
+
+    def _check_usable(self) -> None:
+        if self._closed is not None:
+            raise TransactionClosed(f"the transaction on {self._storage.name} {self._closed}; start a new one")
+        self._check_failed()
+
+    def _check_failed(self) -> None:
+        if self._failure is not None:
+            raise TransactionClosed(
+                f"the transaction on {self._storage.name} has failed ({self._failure!r}) and can only be rolled back"
+            ) from self._failure
+
+    # What the decision is made of.
+
+    def _is_empty(self) -> bool:
+        return not (self._log.hot or self._held or self._staged or self._gone or self._gone_prefixes)
+
+    def _foreign_changes(self) -> list[str]:
+        """Return the documents that are no longer what this transaction found."""
+        keys = dict.fromkeys((*self._held, *(key for key in ROOT_DOCUMENTS if key in self._seen)))
+        return [key for key, now in self._storage.get_many(keys).items() if now != self._seen[key]]
+
+    def _redo(self) -> Redo:
+        """Return what is to be done after the decision, having written what exceeds one log object."""
+        documents: list[Document] = [(key, self._seen[key], new) for key, new in self._held.items()]
+        staged = [(key, value) for key, value in self._staged.items() if isinstance(value, bytes)]
+        gone = [key for key in (*self._gone, *self._spilled) if key not in self._held and key not in self._staged]
+        redo = Redo(staged, documents, gone, list(self._gone_prefixes))
+        if redo.size() > MAX_BODY:
+            for part in _split(redo):
+                self._log.stage(part)
+            redo = Redo(gone_prefixes=redo.gone_prefixes)
+        return redo
+
+
+def _split(redo: Redo) -> Iterator[Redo]:
+    part, size = Redo(), 0
+    for name in ("staged", "documents", "gone"):
+        for item in getattr(redo, name):
+            more = len(item) + 16 if isinstance(item, str) else sum(len(value or b"") for value in item) + 16
+            if size and size + more > MAX_BODY:
+                yield part
+                part, size = Redo(), 0
+            getattr(part, name).append(item)
+            size += more
+    yield part
+
+
+def _check_value(value: object) -> Value:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return value
+    raise TypeError(f"value must be bytes, not {type(value).__name__}")
