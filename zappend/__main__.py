@@ -1,0 +1,5 @@
+"""``python -m zappend``."""
+
+from zappend.cli import main
+
+main()

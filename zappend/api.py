@@ -1,0 +1,166 @@
+"""The names that users import: `append`, `rollback`, `transaction`. The one module that knows both halves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zappend.appender import Appender
+from zappend.config import ConfigLike, Settings, load_settings
+from zappend.dryrun import DryRun
+from zappend.errors import UsageError, ZappendError
+from zappend.plan import Plan
+from zappend.slices import Slice, open_slice
+from zappend.txn.context import Transaction, rollback, transaction
+from zappend.txn.replay import Settlement
+from zappend.txn.target import Storage, open_target
+
+__all__ = ["AppendResult", "Appended", "Settlement", "Transaction", "append", "rollback", "transaction"]
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What became of one slice.
+
+    Attributes
+    ----------
+    slice
+        The slice, as messages name it.
+    start, stop
+        Where its labels lie along the append dimension; equal if it was skipped.
+    chunks, bytes
+        How many chunks were written, and how many bytes they have.
+    created
+        Whether the cube began with it.
+    """
+
+    slice: str
+    start: int
+    stop: int
+    chunks: int
+    bytes: int
+    created: bool
+
+    @property
+    def skipped(self) -> bool:
+        """Whether all its labels were in the cube before."""
+        return self.start == self.stop
+
+
+class AppendResult(int):
+    """How many slices went in, and what became of each.
+
+    Attributes
+    ----------
+    slices
+        One `Appended` for each slice that was given, in order.
+    dry_run
+        Whether nothing was written.
+    """
+
+    slices: tuple[Appended, ...]
+    dry_run: bool
+
+    def __new__(cls, slices: Iterable[Appended], *, dry_run: bool = False) -> AppendResult:
+        """Count those of `slices` that were not skipped."""
+        slices = tuple(slices)
+        self = super().__new__(cls, sum(not one.skipped for one in slices))
+        self.slices, self.dry_run = slices, dry_run
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {int(self)} of {len(self.slices)} slices>"
+
+
+def append(
+    target: Any,
+    slices: Any,
+    config: ConfigLike | Iterable[ConfigLike] | None = None,
+    **settings: Any,
+) -> AppendResult:
+    """Grow the cube at `target` by `slices`, in the order given, each one all or nothing.
+
+    The first slice makes the cube if there is none; later ones must have its structure and come after its last label.
+    What a process that was killed left half-done is settled first.
+
+    Parameters
+    ----------
+    target
+        A local path or ``file://`` URL, which need not exist, though its parent must; or a mapping of keys to bytes.
+    slices
+        Paths of NetCDF files or Zarr folders, and `xarray.Dataset` objects, decoded or not; one of them, or many.
+    config
+        Settings: a file in JSON, YAML or TOML, a mapping, or several of these, of which later ones win.
+    **settings
+        Settings by name, which win over `config`; `zappend.config.Settings` has them all.
+
+    Returns
+    -------
+    result
+        The number of slices that went in, with more to tell.
+
+    Raises
+    ------
+    UsageError
+        If a setting is wrong. Nothing was changed.
+    SliceError, TargetError
+        If a slice is refused, or the target cannot be used. Slices before it are in, the target is as they left it.
+    Locked, RecoveryRefused, LogVersionError, CommitStateUnknown
+        As `transaction` says.
+    OSError
+        If reading or writing failed. Slices before are in, the target is as they left it.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> cube = {}
+    >>> days = [xr.Dataset({"sst": (("time", "x"), [[20.0, 21.0]])}, {"time": [day]}) for day in (1, 2, 3)]
+    >>> append(cube, days)
+    <AppendResult 3 of 3 slices>
+    """
+    checked = load_settings(config, **settings)
+    items = [slices] if isinstance(slices, (str, os.PathLike)) or hasattr(slices, "data_vars") else slices
+    if not isinstance(items, Iterable) or isinstance(items, Mapping):
+        raise UsageError(f"slices must be paths or datasets, not a {type(slices).__name__}")
+    storage = open_target(target, checked.durability)
+    view = DryRun(storage, force_new=checked.force_new) if checked.dry_run else None
+    done: list[Appended] = []
+    with Appender(storage.name, checked) as appender:
+        for index, item in enumerate(items):
+            try:
+                with open_slice(item, index) as new:
+                    if view is not None:
+                        done.append(_append_to(view, appender, new))
+                    else:
+                        fresh = checked.force_new and not done
+                        done.append(_append_one(storage, appender, new, checked, fresh=fresh))
+            except ZappendError as error:
+                if done:
+                    error.add_note(f"{len(done)} of the slices before it went in and stay")
+                raise
+    return AppendResult(done, dry_run=checked.dry_run)
+
+
+def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Settings, *, fresh: bool) -> Appended:
+    with transaction(storage, lock_timeout=settings.lock_timeout) as txn:
+        if fresh:
+            txn.clear()
+        plan = appender.plan(txn, new)
+        if plan is None:
+            return _appended(new, None, 0)
+        txn.log_ahead(list(plan.new_keys()), list(plan.changed_keys()))
+        return _appended(new, plan, appender.carry_out(plan, new, txn))
+
+
+def _append_to(view: DryRun, appender: Appender, new: Slice) -> Appended:
+    plan = appender.plan(view, new)
+    return _appended(new, plan, 0 if plan is None else appender.carry_out(plan, new, view))
+
+
+def _appended(new: Slice, plan: Plan | None, size: int) -> Appended:
+    if plan is None:
+        return Appended(new.name, 0, 0, 0, 0, False)
+    chunks = sum(1 for write in plan.writes for _ in write.chunks())
+    return Appended(new.name, plan.start, plan.stop, chunks, size, plan.creates)

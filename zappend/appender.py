@@ -1,0 +1,242 @@
+"""Carry out a plan: read the slice block by block, encode its chunks on threads, write them into a mapping.
+
+The mapping is any `MutableMapping` of keys to bytes; that it is a transaction is known to the caller alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import product
+from math import ceil, prod
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from zappend.cf import to_stored
+from zappend.codec import ChunkCodec, single_threaded_blosc
+from zappend.config import Settings
+from zappend.encoding import Block, Encoding, EncodingError
+from zappend.errors import SliceError, TargetError
+from zappend.metadata import Array, Cube, CubeReader, children_of
+from zappend.plan import ArrayWrite, ChunkWrite, Plan, encodings_of, plan_append, plan_creation
+from zappend.slices import Slice, SliceVariable
+
+__all__ = ["Appender"]
+
+Box = tuple[range, ...]
+
+BYTES_PER_READ = 2**26
+"""What is read of a slice at a time, unless a single chunk is larger: bounds memory, and keeps reads few."""
+
+
+class Appender:
+    """Appends slices to one cube, keeping between them what the cube's documents determine: arrays and codecs.
+
+    Use it as a context manager; it ends its threads when the block is left.
+
+    Parameters
+    ----------
+    name
+        The target, for messages.
+    settings
+        The settings of the append.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._name = name
+        self._settings = settings
+        self._reader = CubeReader()
+        self._codecs: dict[str, ChunkCodec] = {}
+        threads = settings.threads or os.cpu_count() or 1
+        self._in_flight = 2 * threads
+        self._pool = ThreadPoolExecutor(threads, "zappend") if threads > 1 else None
+        self._blosc = single_threaded_blosc()
+
+    def __enter__(self) -> Self:
+        self._blosc.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._blosc.__exit__(None, None, None)
+
+    # Planning: everything that is read of the cube is read here.
+
+    def plan(self, store: Mapping[str, bytes], new: Slice) -> Plan | None:
+        """Return what appending `new` to the cube in `store` takes; ``None`` if it is in the cube and is skipped.
+
+        Raises
+        ------
+        SliceError, TargetError, UsageError
+            If the slice is refused, the target is no cube, or they do not fit. Nothing was written.
+        """
+        cube = self._reader.read(store, self._name)
+        if cube is None:
+            return self._plan_creation(store, new)
+        encoding = encodings_of(cube).get(self._settings.append_dim)
+        if encoding is not None and self._is_there(store, cube, new, encoding):
+            return None
+        dim = self._settings.append_dim
+        constants = {
+            name: self._read_all(store, array)
+            for name, array in cube.arrays.items()
+            if dim not in array.dims and name in new.variables and new.variables[name].shape == array.shape
+        }
+        return plan_append(cube, new, self._settings, self._tail(store, cube), constants)
+
+    def _plan_creation(self, store: Mapping[str, bytes], new: Slice) -> Plan:
+        there = list(children_of(store, ""))
+        if there:
+            raise TargetError(
+                f"{self._name} is no Zarr group, but it is not empty either: it holds {', '.join(sorted(there)[:3])}"
+                f"{' …' if len(there) > 3 else ''}; name another target, or empty this one"
+            )
+        return plan_creation(new, self._settings)
+
+    def _is_there(self, store: Mapping[str, bytes], cube: Cube, new: Slice, encoding: Encoding) -> bool:
+        labels = new.labelled(self._settings.append_dim)
+        if self._settings.if_exists != "skip" or labels is None:
+            return False
+        try:
+            stored = labels.stored(encoding)
+        except EncodingError:
+            return False
+        return bool(np.isin(stored, self._read_all(store, cube.arrays[self._settings.append_dim])).all())
+
+    def _tail(self, store: Mapping[str, bytes], cube: Cube) -> Block | None:
+        array = cube.arrays.get(self._settings.append_dim)
+        if array is None or array.dims != (self._settings.append_dim,):
+            return None
+        return self._read(store, array, (range(max(array.shape[0] - 2, 0), array.shape[0]),))
+
+    def _read_all(self, store: Mapping[str, bytes], array: Array) -> Block:
+        return self._read(store, array, tuple(range(size) for size in array.shape))
+
+    def _read(self, store: Mapping[str, bytes], array: Array, region: Box) -> Block:
+        """Return the stored values of `array` in `region`, one range a dimension."""
+        out = np.full([len(side) for side in region], array.padding, array.dtype)
+        chunk_ranges = (
+            range(side.start // chunk, ceil(side.stop / chunk))
+            for side, chunk in zip(region, array.chunks, strict=True)
+        )
+        for index in product(*chunk_ranges):
+            data = store.get(array.chunk_key(index))
+            if data is None:
+                continue
+            source, target = [], []
+            for i, side, chunk in zip(index, region, array.chunks, strict=True):
+                first, last = max(side.start, i * chunk), min(side.stop, (i + 1) * chunk)
+                source.append(slice(first - i * chunk, last - i * chunk))
+                target.append(slice(first - side.start, last - side.start))
+            out[tuple(target)] = self._codec(array).decode(data)[tuple(source)]
+        return out
+
+    def _codec(self, array: Array) -> ChunkCodec:
+        # A resized array has the codecs of the one that was read.
+        known = self._codecs.get(array.name)
+        if known is None or not _encodes_alike(known.array, array):
+            known = self._codecs[array.name] = ChunkCodec(array)
+        return known
+
+    # Writing.
+
+    def carry_out(self, plan: Plan, new: Slice, store: MutableMapping[str, bytes]) -> int:
+        """Write the chunks of `plan`, then its documents, into `store`; return the bytes of the chunks.
+
+        Raises
+        ------
+        SliceError
+            If a value of the slice cannot be stored. Chunks may have been written then, but no document.
+        """
+        for write in plan.writes:
+            self._codec(write.array)  # refuses codecs before the first write
+        written = 0
+        running: set[Future[int]] = set()
+        try:
+            for write, chunk, block in self._blocks(plan, new):
+                if self._pool is None:
+                    written += self._write(write, chunk, block, new, store)
+                    continue
+                running.add(self._pool.submit(self._write, write, chunk, block, new, store))
+                if len(running) >= self._in_flight:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    written += sum(future.result() for future in done)
+            written += sum(future.result() for future in running)
+        except BaseException:
+            # Nobody may write any more when the caller undoes what was written.
+            for future in running:
+                future.cancel()
+            wait(running)
+            raise
+        store.update(plan.documents)
+        return written
+
+    def _blocks(self, plan: Plan, new: Slice) -> Iterator[tuple[ArrayWrite, ChunkWrite, Block]]:
+        for write in plan.writes:
+            variable = new.variables[write.array.name]
+            for box in _boxes(write, variable):
+                region = write.region(box)
+                try:
+                    values = variable.read(region)
+                except Exception as error:
+                    # What a damaged file raises is up to its reader.
+                    raise SliceError(f"slice {new.name}: variable {variable.name!r} cannot be read: {error}") from error
+                for chunk in write.chunks(box):
+                    inner = tuple(
+                        slice(part.start - side.start, part.stop - side.start)
+                        for part, side in zip(chunk.in_slice, region, strict=True)
+                    )
+                    yield write, chunk, values[inner]
+
+    def _write(
+        self, write: ArrayWrite, chunk: ChunkWrite, values: Block, new: Slice, store: MutableMapping[str, bytes]
+    ) -> int:
+        array, codec = write.array, self._codecs[write.array.name]
+        try:
+            stored = to_stored(values, new.variables[array.name].source, write.encoding)
+        except EncodingError as error:
+            offset = [part.start for part in chunk.in_slice]
+            raise SliceError(
+                f"slice {new.name}: variable {array.name!r}, in the part that begins at index {offset}: {error}"
+            ) from error
+        if stored.shape != array.chunks:
+            whole = np.full(array.chunks, array.padding, array.dtype)
+            if chunk.keeps and write.axis is not None and (old := store.get(chunk.key)) is not None:
+                kept = (*[slice(None)] * write.axis, slice(0, chunk.keeps))
+                whole[kept] = codec.decode(old)[kept]
+            whole[chunk.in_chunk] = stored
+            stored = whole
+        data = codec.encode(stored)
+        store[chunk.key] = data
+        return len(data)
+
+
+def _boxes(write: ArrayWrite, variable: SliceVariable) -> Iterator[Box]:
+    """Cut the grid of chunks into boxes that are read at once, along the slowest dimensions first."""
+    itemsize = max(variable.dtype.itemsize, write.array.dtype.itemsize)
+
+    def cut(box: Box) -> Iterator[Box]:
+        size = prod(part.stop - part.start for part in write.region(box)) * itemsize
+        longest = next((axis for axis, side in enumerate(box) if len(side) > 1), None)
+        if size <= BYTES_PER_READ or longest is None:
+            yield box
+            return
+        side = box[longest]
+        middle = side.start + len(side) // 2
+        for half in (range(side.start, middle), range(middle, side.stop)):
+            yield from cut((*box[:longest], half, *box[longest + 1 :]))
+
+    return cut(write.grid)
+
+
+def _encodes_alike(a: Array, b: Array) -> bool:
+    if a is b:
+        return True
+    ours, theirs = ({**x.document, "shape": None} for x in (a, b))
+    return ours == theirs

@@ -1,0 +1,172 @@
+"""The command line: parse, call one function of `zappend.api`, one line an error, the exit code.
+
+Numpy, xarray and zarr are imported only by commands that need them, so help and version come at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from zappend.errors import ZappendError
+from zappend.version import __version__
+
+if TYPE_CHECKING:
+    from zappend.api import AppendResult, Settlement
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="zappend")
+def cli() -> None:
+    """Grow datacubes in plain Zarr by slices, all or nothing."""
+
+
+@cli.command()
+@click.option("-t", "--target", required=True, metavar="TARGET", help="The cube: made if it is not there.")
+@click.option("-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings in JSON, YAML or TOML; many.")
+@click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]")
+@click.option("--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, 0.5, +, - or any.")
+@click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of a new cube.  [default: 2]")
+@click.option("--if-exists", type=click.Choice(["error", "skip"]), help="For slices already in.  [default: error]")
+@click.option(
+    "--slice-size",
+    type=click.Choice(["chunk", "aligned", "any"]),
+    help="Labels of a slice: one chunk, whole chunks, or any number.  [default: chunk]",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads that encode and write.")
+@click.option("--lock-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait for another writer.")
+@click.option(
+    "--durability",
+    type=click.Choice(["full", "process"]),
+    help="Survive a power cut, or only a kill.  [default: full]",
+)
+@click.option("--force-new", is_flag=True, default=None, help="Replace the cube by one that begins with these slices.")
+@click.option("--dry-run", is_flag=True, default=None, help="Check everything, write nothing.")
+@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell of each slice.")
+@click.argument("slices", nargs=-1, required=True)
+def append(
+    target: str,
+    configs: tuple[str, ...],
+    slices: tuple[str, ...],
+    no_progress: bool,
+    traceback: bool,
+    verbose: bool,
+    zarr_format: str | None,
+    **settings: Any,
+) -> None:
+    """Append SLICES, NetCDF files or Zarr folders, to a cube, in the order given, each one all or nothing."""
+    with _reported(traceback, verbose):
+        from zappend.api import append
+
+        with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
+            result = append(target, items, configs, zarr_format=zarr_format and int(zarr_format), **settings)
+        _tell_appended(result, verbose)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
+@click.option(
+    "--break-lock", is_flag=True, help="Take a writer on another host, that cannot be seen from here, for dead."
+)
+@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+@click.argument("target")
+def rollback(target: str, dry_run: bool, break_lock: bool, traceback: bool) -> None:
+    """Settle what a killed writer left at TARGET: afterwards it is the old cube or the new one."""
+    with _reported(traceback, verbose=False):
+        from zappend.txn.context import rollback
+
+        _tell_settled(target, rollback(target, dry_run=dry_run, break_lock=break_lock), dry_run)
+
+
+@cli.command()
+@click.option("--keep", metavar="FOLDER", help="Keep slices and cube in this new folder.")
+@click.option(
+    "--zarr-format", type=click.Choice(["2", "3"]), default="2", show_default=True, help="Format of the cube."
+)
+@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+def demo(keep: str | None, zarr_format: str, traceback: bool) -> None:
+    """Build a cube from NetCDF slices, kill an append half-way, roll back, show the cube."""
+    with _reported(traceback, verbose=False):
+        from zappend.demo import run
+
+        run(click.echo, keep, int(zarr_format))
+
+
+@contextlib.contextmanager
+def _reported(traceback: bool, verbose: bool) -> Iterator[None]:
+    """Turn errors into one line each and their exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("zappend").setLevel(logging.INFO if verbose else logging.WARNING)
+    try:
+        yield
+    except ZappendError as error:
+        _fail(error, error.exit_code, traceback)
+    except (OSError, MemoryError) as error:
+        _fail(error, 1, traceback)
+    except KeyboardInterrupt as error:
+        _fail(error, INTERRUPTED, traceback)
+
+
+def _fail(error: BaseException, code: int, traceback: bool) -> None:
+    if traceback:
+        raise error
+    text = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    click.echo(f"Error: {text or type(error).__name__}{notes}", err=True)
+    raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def _progress(slices: tuple[str, ...], *, show: bool) -> Iterator[Any]:
+    if not show:
+        yield slices
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        yield progress.track(slices, description="Appending")
+
+
+def _tell_appended(result: AppendResult, verbose: bool) -> None:
+    if verbose:
+        for one in result.slices:
+            what = (
+                "is in already" if one.skipped else f"at {one.start}:{one.stop}, {one.chunks} chunks, {one.bytes} bytes"
+            )
+            click.echo(f"{one.slice}: {what}")
+    skipped = len(result.slices) - int(result)
+    would = " would be" if result.dry_run else ""
+    click.echo(
+        f"{int(result)} slice{'' if result == 1 else 's'}{would} appended."
+        + (f" {skipped} skipped: in the cube already." if skipped else "")
+    )
+
+
+def _tell_settled(target: str, settlement: Settlement, dry_run: bool) -> None:
+    if settlement.outcome == "clean":
+        click.echo(f"{target}: nothing to roll back.")
+        return
+    if dry_run:
+        for key in settlement.written:
+            click.echo(f"would {'restore' if settlement.outcome == 'rolled back' else 'write'} {key}")
+        for key in settlement.removed:
+            click.echo(f"would remove {key}")
+    counts = f"{len(settlement.written)} keys written, {len(settlement.removed)} removed"
+    click.echo(f"{target}: {'would be ' if dry_run else ''}{settlement.outcome}; {counts}.")
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="zappend")

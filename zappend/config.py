@@ -1,0 +1,123 @@
+"""Settings: what can be set, from files and keywords, checked against one schema."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from zappend.errors import UsageError
+
+__all__ = ["ConfigLike", "Settings", "load_settings"]
+
+ConfigLike = str | os.PathLike[str] | Mapping[str, Any]
+"""A configuration: the path of a JSON, YAML or TOML file, or a mapping of names to values."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of an append.
+
+    Attributes
+    ----------
+    append_dim
+        Dimension along which the cube grows.
+    append_step
+        What is expected from label to label: a number, a duration such as ``1D`` or ``-12h``, ``+`` or ``-`` for any
+        step up or down, ``any`` for no check at all. Unset: labels come after the last one, in the direction of the
+        cube's last two labels, upwards where it has fewer.
+    zarr_format
+        Format of a new cube, 2 by default; an existing one keeps its own.
+    if_exists
+        What to do with a slice whose labels are all in the cube: ``error``, or ``skip`` it.
+    slice_size
+        Labels of a slice: ``chunk``, as many as a chunk of the cube; ``aligned``, a whole number of chunks; ``any``,
+        for which the last chunk is read and written again.
+    threads
+        Threads that encode and write; as many as there are processors by default. With 1, the calling thread.
+    lock_timeout
+        Seconds to wait for another writer.
+    durability
+        ``full``: an append survives a power cut. ``process``: it survives a kill of the process.
+    force_new
+        Replace an existing cube by one that begins with the first slice; if that one fails, the old cube stays.
+    dry_run
+        Check everything, write nothing.
+    """
+
+    append_dim: Annotated[str, msgspec.Meta(min_length=1)] = "time"
+    append_step: str | int | float | None = None
+    zarr_format: Literal[2, 3] | None = None
+    if_exists: Literal["error", "skip"] = "error"
+    slice_size: Literal["chunk", "aligned", "any"] = "chunk"
+    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    lock_timeout: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    durability: Literal["full", "process"] = "full"
+    force_new: bool = False
+    dry_run: bool = False
+
+
+def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings: Any) -> Settings:
+    """Return the settings of `configs`, later ones over earlier ones, and `settings` over all of them.
+
+    A keyword that is ``None`` is taken as not given.
+
+    Raises
+    ------
+    UsageError
+        If a file cannot be read, a name is unknown or a value is none that can be; it names file and setting.
+    """
+    if configs is None:
+        configs = ()
+    elif isinstance(configs, (str, os.PathLike, Mapping)):
+        configs = (configs,)
+    merged: dict[str, Any] = {}
+    for config in configs:
+        if isinstance(config, Mapping):
+            merged |= _checked(dict(config), "configuration")
+        else:
+            merged |= _checked(_read(os.fspath(config)), os.fspath(config))
+    given = {name: value for name, value in settings.items() if value is not None}
+    return msgspec.convert(merged | _checked(given, "settings"), Settings)
+
+
+def _checked(values: dict[str, Any], origin: str) -> dict[str, Any]:
+    known = Settings.__struct_fields__
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(known)}"
+            raise UsageError(f"{origin}: unknown setting {name!r}{hint}")
+    try:
+        msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        why, _, where = str(error).partition(" - at `$.")
+        raise UsageError(f"{origin}: setting {where.rstrip('`') or '?'}: {why[:1].lower()}{why[1:]}") from None
+    return values
+
+
+def _read(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        if path.endswith(".json"):
+            values = msgspec.json.decode(data)
+        elif path.endswith(".toml"):
+            import tomllib
+
+            values = tomllib.loads(data.decode())
+        else:
+            values = yaml.safe_load(data)
+    except OSError as error:
+        raise UsageError(f"configuration {path} cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"configuration {path} cannot be understood: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"configuration {path} must hold names and values, not a {type(values).__name__}")
+    return values

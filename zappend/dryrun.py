@@ -1,0 +1,70 @@
+"""A target that is read but never written: what a dry run writes is kept in memory, as far as later slices need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+
+from zappend.errors import TargetError
+from zappend.txn.target import Storage
+
+__all__ = ["DryRun"]
+
+LARGEST_KEPT = 2**20
+"""Bytes above which a value is forgotten: it is a chunk of data, not of labels."""
+
+
+class DryRun(MutableMapping[str, bytes]):
+    """The keys of `storage` with those that were written here over them; nothing reaches the storage.
+
+    Parameters
+    ----------
+    storage
+        The target.
+    force_new
+        Begin as if the target were empty.
+
+    Raises
+    ------
+    TargetError
+        If a transaction is pending, so that it is not known what the target will be.
+    """
+
+    def __init__(self, storage: Storage, *, force_new: bool = False) -> None:
+        if storage.in_use():
+            raise TargetError(
+                f"{storage.name}: a transaction is running or was cut off; a dry run can tell nothing before it has "
+                f"ended, or before 'zappend rollback {storage.name}'"
+            )
+        self._storage = storage
+        self._empty = force_new
+        self._written: dict[str, bytes] = {}
+
+    def __getitem__(self, key: str) -> bytes:
+        value = self._written.get(key)
+        if value is None and not self._empty:
+            value = self._storage.get(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: str, value: bytes) -> None:
+        if len(value) <= LARGEST_KEPT:
+            self._written[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("an append deletes nothing")
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._written
+        if not self._empty:
+            yield from (key for key in self._storage.keys() if key not in self._written)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def children(self, prefix: str) -> Iterator[str]:
+        """Iterate over the names directly below the folder `prefix`."""
+        names = dict.fromkeys(key[len(prefix) :].partition("/")[0] for key in self._written if key.startswith(prefix))
+        if not self._empty:
+            names.update(dict.fromkeys(self._storage.children(prefix)))
+        yield from names

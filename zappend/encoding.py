@@ -1,0 +1,239 @@
+"""How one variable is stored, by the CF conventions as xarray applies them; and why a value cannot be.
+
+Conventions: https://cfconventions.org (4.4 time coordinates, 8.1 packed data, 2.5.1 missing data).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Block",
+    "Encoding",
+    "EncodingError",
+    "cast_exactly",
+    "decode",
+    "encoding_attrs",
+    "fill_missing",
+    "is_cftime",
+    "is_missing",
+    "refusal",
+    "same",
+    "show",
+]
+
+Block = np.ndarray[Any, np.dtype[Any]]
+
+PACKING_KEYS = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
+TIME_KEYS = ("units", "calendar")
+
+STANDARD_CALENDARS = frozenset({"standard", "gregorian", "proleptic_gregorian"})
+
+UNIT_NANOSECONDS = {
+    "nanosecond": 1,
+    "microsecond": 10**3,
+    "millisecond": 10**6,
+    "second": 10**9,
+    "minute": 60 * 10**9,
+    "hour": 3600 * 10**9,
+    "day": 86400 * 10**9,
+}
+UNIT_ALIASES = {
+    "nanosecond": ("ns", "nanoseconds"),
+    "microsecond": ("us", "microseconds"),
+    "millisecond": ("ms", "msec", "millisec", "milliseconds"),
+    "second": ("s", "sec", "secs", "seconds"),
+    "minute": ("min", "mins", "minutes"),
+    "hour": ("h", "hr", "hrs", "hours"),
+    "day": ("d", "days"),
+}
+UNITS = {alias: unit for unit, aliases in UNIT_ALIASES.items() for alias in (unit, *aliases)}
+
+
+class EncodingError(ValueError):
+    """A value cannot be stored so that it reads back as it was; the message says which, and why."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How values of one variable are stored.
+
+    Attributes
+    ----------
+    dtype
+        Type of the stored values; ``object`` for strings of any length.
+    attrs
+        Those attributes of CF that say what stored values mean: ``_FillValue``, ``missing_value``, ``scale_factor``,
+        ``add_offset``, ``_Unsigned``; for times ``units`` and ``calendar``; and for durations ``units`` and xarray's
+        ``dtype``.
+    """
+
+    dtype: np.dtype[Any]
+    attrs: Mapping[str, Any]
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the stored numbers are times since an epoch."""
+        return is_time_unit(self.attrs.get("units"))
+
+    @property
+    def is_duration(self) -> bool:
+        """Whether the stored numbers are durations that xarray decodes as such."""
+        return str(self.attrs.get("dtype", "")).startswith("timedelta64")
+
+    @property
+    def calendar(self) -> str:
+        """The calendar of times; all names of the Gregorian one are one name here."""
+        calendar = str(self.attrs.get("calendar", "standard")).lower()
+        return "standard" if calendar in STANDARD_CALENDARS else calendar
+
+    @property
+    def unit_nanoseconds(self) -> int:
+        """Length of one stored unit of a time or duration."""
+        unit = str(self.attrs["units"]).strip().split()[0].lower()
+        return UNIT_NANOSECONDS[UNITS[unit]]
+
+    def stores_like(self, other: Encoding) -> bool:
+        """Tell whether equal stored values mean the same under both."""
+        if self.dtype.newbyteorder("=") != other.dtype.newbyteorder("="):
+            return False
+        if self.is_time != other.is_time or self.is_duration != other.is_duration:
+            return False
+        if self.is_time and self.calendar != other.calendar:
+            return False
+        names = [*PACKING_KEYS, *(["units"] if self.is_time or self.is_duration else [])]
+        return all(same(self._attr(name), other._attr(name)) for name in names)
+
+    def _attr(self, name: str) -> Any:
+        default: Any = {"scale_factor": 1, "add_offset": 0}.get(name)
+        if name == "_FillValue" and self.dtype.kind == "f":
+            default = np.nan  # what decodes to NaN anyway
+        value = self.attrs.get(name, default)
+        return str(value).lower() if name == "_Unsigned" and value is not None else value
+
+
+def encoding_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `attrs` that belong to an `Encoding`."""
+    found = {key: attrs[key] for key in PACKING_KEYS if key in attrs}
+    if is_time_unit(attrs.get("units")):
+        found.update((key, attrs[key]) for key in TIME_KEYS if key in attrs)
+    elif str(attrs.get("dtype", "")).startswith("timedelta64") and "units" in attrs:
+        found.update(units=attrs["units"], dtype=attrs["dtype"])
+    return found
+
+
+def is_time_unit(units: Any) -> bool:
+    """Tell whether `units` are those of times, such as ``days since 1970-01-01``."""
+    return isinstance(units, str) and " since " in units
+
+
+def is_cftime(values: Block) -> bool:
+    """Tell whether `values` are dates of cftime, judged by the first that is there."""
+    if values.dtype != object:
+        return False
+    first = next((value for value in values.flat if value is not None), None)
+    return type(first).__module__.startswith("cftime")
+
+
+def is_missing(values: Block) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return where `values` are NaN, NaT or None."""
+    if values.dtype.kind in "fc":
+        return np.isnan(values)
+    if values.dtype.kind in "mM":
+        return np.isnat(values)
+    if values.dtype == object:
+        flat = (value is None or value != value for value in values.flat)
+        return np.fromiter(flat, bool, values.size).reshape(values.shape)
+    return np.zeros(values.shape, bool)
+
+
+def decode(values: Block, encoding: Encoding) -> Block:
+    """Return what stored `values` mean, as xarray decodes them."""
+    from xarray import Variable
+    from xarray.conventions import decode_cf_variable
+
+    dims = tuple(f"d{axis}" for axis in range(values.ndim))
+    variable = Variable(dims, values, dict(encoding.attrs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # xarray warns of dates that it decodes with cftime, which is what is wanted
+        return np.asarray(decode_cf_variable("values", variable, decode_timedelta=encoding.is_duration).values)
+
+
+def show(value: Any, encoding: Encoding) -> str:
+    """Return a stored label as people read it."""
+    decoded = decode(np.asarray([value], encoding.dtype), encoding)[0]
+    if isinstance(decoded, np.datetime64):
+        return str(decoded.astype("M8[s]")) if decoded.astype("M8[s]") == decoded else str(decoded)
+    return str(decoded)
+
+
+def cast_exactly(numbers: Block, dtype: np.dtype[Any], values: Block) -> Block:
+    """Return `numbers` in `dtype`, or raise `EncodingError` for the first of `values` that it cannot hold.
+
+    Floats may lose digits, but not become infinite; whole numbers stay what they are.
+    """
+    if numbers.dtype == dtype:
+        return numbers
+    with np.errstate(all="ignore"):
+        cast = numbers.astype(dtype)
+        if dtype.kind in "iu":
+            info = np.iinfo(dtype)
+            outside = (numbers < info.min) | (numbers > info.max)
+            if numbers.dtype.kind == "f":
+                outside |= ~np.isfinite(numbers) | (numbers >= float(info.max) + 1)
+            if outside.any():
+                raise refusal(f"outside of what {dtype} holds, which is {info.min} to {info.max}", values, outside)
+            wrong = cast != numbers
+            if wrong.any():
+                raise refusal(f"not a whole number, as {dtype} needs", values, wrong)
+        elif numbers.dtype.kind in "iu":
+            wrong = cast.astype("f8") != numbers
+            if wrong.any():
+                raise refusal(f"not exact in {dtype}", values, wrong)
+        else:
+            wrong = np.isinf(cast) & ~np.isinf(numbers)
+            if wrong.any():
+                raise refusal(f"too large for {dtype}", values, wrong)
+    return cast
+
+
+def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding) -> Block:
+    """Return `stored` with the fill value of `target` where `missing`.
+
+    Raises `EncodingError` where there is none, and for a valid value that would read back as missing.
+    """
+    for name in ("_FillValue", "missing_value"):
+        mask = target.attrs.get(name)
+        if mask is not None and not same(mask, np.nan):
+            masked = (stored == np.asarray(mask).astype(target.dtype)) & ~missing
+            if masked.any():
+                raise refusal(f"a valid value that is stored as {mask}, which {name} marks as missing", values, masked)
+    if not missing.any():
+        return stored
+    fill = target.attrs.get("_FillValue", np.nan if target.dtype.kind in "fc" else None)
+    if fill is None:
+        raise refusal("a missing value cannot be stored without a fill value", values, missing)
+    return np.where(missing, np.asarray(fill).astype(target.dtype), stored)
+
+
+def refusal(why: str, values: Block, where: Block) -> EncodingError:
+    """Return the error that says `why` the first of `values` at `where` cannot be stored."""
+    index = tuple(int(i) for i in np.argwhere(where)[0])
+    more = int(np.count_nonzero(where)) - 1
+    others = f" (and {more} more)" if more else ""
+    return EncodingError(f"{values[index]!s} at index {list(index)}{others}: {why}")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Tell whether two attributes are equal, taking NaN as equal to itself."""
+    if a is None or b is None:
+        return a is b
+    if isinstance(a, (str, bytes)) or isinstance(b, (str, bytes)):
+        return bool(a == b)
+    first, second = np.asarray(a), np.asarray(b)
+    return first.shape == second.shape and bool(np.all((first == second) | ((first != first) & (second != second))))

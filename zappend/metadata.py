@@ -1,0 +1,381 @@
+"""Stored metadata of a cube, formats 2 and 3: read it, grow it, write it; and the keys of chunks.
+
+`Cube` and `Array` are frozen records over the JSON documents. What is not understood in a document is kept as it is
+and in its order, so a cube keeps its ways. Formats: https://zarr-specs.readthedocs.io (v2, v3 core), and for dimension
+names and fill values in attributes https://docs.xarray.dev/en/stable/internals/zarr-encoding-spec.html.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from zappend.datatypes import (
+    fill_from_attribute,
+    fill_from_json,
+    fill_to_attribute,
+    fill_to_json,
+    is_variable_length,
+    v3_dtype,
+    v3_fill,
+    v3_fill_to_json,
+    v3_type,
+)
+from zappend.errors import TargetError
+
+__all__ = ["Array", "Cube", "CubeReader", "Json", "ZarrFormat", "children_of", "new_array", "new_cube"]
+
+Json = dict[str, Any]
+ZarrFormat = int
+
+DIMENSIONS = "_ARRAY_DIMENSIONS"
+FILL = "_FillValue"
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a cube.
+
+    Attributes
+    ----------
+    name
+        Name of the variable, which is the folder of the array in the cube.
+    zarr_format
+        2 or 3.
+    shape, chunks, dims
+        Sizes, sizes of a chunk, and names of the dimensions, in order.
+    dtype
+        Type of the stored values; ``object`` for strings of any length.
+    fill_value
+        What a missing chunk and the rest of a chunk at the edge hold; ``None`` if the document says none.
+    attrs
+        Attributes as a user sees them, with ``_FillValue`` as a value of `dtype` if there is one.
+    documents
+        The parsed documents by the last part of their key.
+    """
+
+    name: str
+    zarr_format: ZarrFormat
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dims: tuple[str, ...]
+    dtype: np.dtype[Any]
+    fill_value: Any
+    attrs: Json
+    documents: Mapping[str, Json] = field(repr=False)
+
+    @property
+    def document(self) -> Json:
+        """The document that has the shape."""
+        return self.documents["zarr.json" if self.zarr_format == 3 else ".zarray"]
+
+    @property
+    def padding(self) -> Any:
+        """What fills the part of a chunk beyond the shape; as in zarr-python, zero where no fill value is set."""
+        if self.fill_value is not None:
+            return self.fill_value
+        return "" if is_variable_length(self.dtype) else np.zeros((), self.dtype)[()]
+
+    def resized(self, axis: int, size: int) -> Array:
+        """Return this array with `size` along `axis`."""
+        shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
+        changed = {"zarr.json" if self.zarr_format == 3 else ".zarray": {**self.document, "shape": list(shape)}}
+        return replace(self, shape=shape, documents={**self.documents, **changed})
+
+    def chunk_key(self, index: tuple[int, ...]) -> str:
+        """Return the key, in the cube, of the chunk at `index` of the grid."""
+        if self.zarr_format == 2:
+            separator = self.document.get("dimension_separator", ".")
+            return f"{self.name}/{separator.join(map(str, index)) or '0'}"
+        encoding = self.document["chunk_key_encoding"]
+        separator = encoding.get("configuration", {}).get("separator")
+        if encoding["name"] == "default":
+            return "/".join((self.name, (separator or "/").join(("c", *map(str, index)))))
+        return f"{self.name}/{(separator or '.').join(map(str, index)) or '0'}"
+
+
+@dataclass(frozen=True)
+class Cube:
+    """The group at the root of a target, and its arrays by name.
+
+    Attributes
+    ----------
+    zarr_format
+        2 or 3.
+    consolidated
+        Whether the root has a copy of all metadata, which is then kept up to date.
+    attrs
+        Attributes of the group.
+    arrays
+        The arrays directly in the group.
+    root
+        The parsed documents of the root by key.
+    """
+
+    zarr_format: ZarrFormat
+    consolidated: bool
+    attrs: Json
+    arrays: Mapping[str, Array]
+    root: Mapping[str, Json] = field(repr=False)
+
+    def documents(self, changed: Iterable[Array], *, created: bool = False) -> dict[str, bytes]:
+        """Return the documents that make `changed` the arrays of this name, by key, the root last.
+
+        With `created`, all documents of the arrays and of the root; else only those that a change of shape changes.
+        """
+        out: dict[str, bytes] = {}
+        consolidated: Json = {}
+        for array in changed:
+            for name, document in array.documents.items():
+                if created or document is array.document:
+                    out[f"{array.name}/{name}"] = _dump(document)
+                key = array.name if self.zarr_format == 3 else f"{array.name}/{name}"
+                consolidated[key] = document
+        root = dict(self.root)
+        if self.consolidated:
+            name = "zarr.json" if self.zarr_format == 3 else ".zmetadata"
+            root[name] = _consolidate(root[name], consolidated)
+            if not created:
+                out[name] = _dump(root[name])
+        if created:
+            out.update((name, _dump(document)) for name, document in root.items())
+        return out
+
+
+def _consolidate(document: Json, entries: Json) -> Json:
+    if "consolidated_metadata" not in document:
+        return {**document, "metadata": {**document["metadata"], **entries}}
+    inner = document["consolidated_metadata"]
+    return {**document, "consolidated_metadata": {**inner, "metadata": {**inner["metadata"], **entries}}}
+
+
+# Making new ones.
+
+
+def new_cube(zarr_format: ZarrFormat, attrs: Json) -> Cube:
+    """Return a consolidated cube without arrays; in format 2 its ``.zgroup``, by which it is found, comes last."""
+    if zarr_format == 3:
+        inline: Json = {"kind": "inline", "must_understand": False, "metadata": {}}
+        root: Json = {
+            "zarr.json": {
+                "attributes": attrs,
+                "zarr_format": 3,
+                "consolidated_metadata": inline,
+                "node_type": "group",
+            }
+        }
+    else:
+        group = {"zarr_format": 2}
+        metadata: Json = {".zattrs": attrs, ".zgroup": group}
+        root = {
+            ".zattrs": attrs,
+            ".zmetadata": {"metadata": metadata, "zarr_consolidated_format": 1},
+            ".zgroup": group,
+        }
+    return Cube(zarr_format, True, attrs, {}, root)
+
+
+def new_array(
+    name: str,
+    zarr_format: ZarrFormat,
+    *,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dims: tuple[str, ...],
+    dtype: np.dtype[Any],
+    fill_value: Any,
+    attrs: Json,
+    codecs: Json,
+) -> Array:
+    """Return an array that is to be created.
+
+    Parameters
+    ----------
+    name, zarr_format, shape, chunks, dims, dtype, fill_value, attrs
+        As in `Array`. In format 2 the ``_FillValue`` of `attrs` is stored as `fill_value`, in format 3 as an attribute.
+    codecs
+        The members of the document that say how chunks are encoded: ``filters``, ``compressor`` and ``order`` in
+        format 2, ``codecs`` in format 3.
+    """
+    if zarr_format == 2:
+        stored = {key: value for key, value in attrs.items() if key != FILL}
+        documents = {
+            ".zarray": {
+                "shape": list(shape),
+                "chunks": list(chunks),
+                "dtype": dtype.str,
+                "fill_value": fill_to_json(fill_value, dtype),
+                "dimension_separator": ".",
+                **codecs,
+                "zarr_format": 2,
+            },
+            ".zattrs": {**stored, DIMENSIONS: list(dims)},
+        }
+    else:
+        stored = dict(attrs)
+        if FILL in stored:
+            stored[FILL] = fill_to_attribute(stored[FILL], dtype)
+        documents = {
+            "zarr.json": {
+                "shape": list(shape),
+                "data_type": v3_type(dtype),
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": v3_fill_to_json(fill_value, dtype),
+                **codecs,
+                "attributes": stored,
+                "dimension_names": list(dims),
+                "zarr_format": 3,
+                "node_type": "array",
+                "storage_transformers": [],
+            }
+        }
+    return Array(name, zarr_format, shape, chunks, dims, dtype, fill_value, attrs, documents)
+
+
+# Reading.
+
+
+class CubeReader:
+    """Reads cubes, parsing again only documents whose bytes have changed since the last reading."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, tuple[bytes, Json]] = {}
+        self._arrays: dict[str, tuple[list[Json], Array]] = {}
+
+    def read(self, store: Mapping[str, bytes], name: str) -> Cube | None:
+        """Return the cube in `store`, or ``None`` if there is no metadata at its root.
+
+        Raises
+        ------
+        TargetError
+            If the root is no group, or its metadata is not what formats 2 and 3 say, or contradicts itself.
+        """
+        try:
+            return self._read(store, name)
+        except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+            raise TargetError(f"{name}: its Zarr metadata cannot be understood: {error!r}") from error
+
+    def _read(self, store: Mapping[str, bytes], name: str) -> Cube | None:
+        v3 = self._load(store, "zarr.json")
+        v2 = self._load(store, ".zgroup")
+        if v3 is not None and v2 is not None:
+            raise TargetError(f"{name} has both zarr.json and .zgroup, so readers of format 3 and 2 see two cubes")
+        if v3 is not None:
+            if v3["node_type"] != "group":
+                raise TargetError(f"{name} is a Zarr {v3['node_type']}, and a target is a group")
+            inner = v3.get("consolidated_metadata")
+            consolidated = inner["metadata"] if inner else None
+            root, attrs, zarr_format = {"zarr.json": v3}, v3.get("attributes", {}), 3
+        elif v2 is not None:
+            root, attrs, zarr_format = {".zgroup": v2}, self._load(store, ".zattrs") or {}, 2
+            metadata = self._load(store, ".zmetadata")
+            consolidated = metadata["metadata"] if metadata else None
+            if metadata:
+                root[".zmetadata"] = metadata
+        elif self._load(store, ".zarray") is not None:
+            raise TargetError(f"{name} is a Zarr array, and a target is a group")
+        else:
+            return None
+        arrays = dict(self._read_arrays(store, zarr_format, consolidated, name))
+        return Cube(zarr_format, consolidated is not None, attrs, arrays, root)
+
+    def _read_arrays(
+        self, store: Mapping[str, bytes], zarr_format: ZarrFormat, consolidated: Json | None, name: str
+    ) -> Iterator[tuple[str, Array]]:
+        last = "zarr.json" if zarr_format == 3 else ".zarray"
+        if consolidated is None:
+            children = (f"{child}/{last}" for child in children_of(store, ""))
+        elif zarr_format == 3:
+            children = (f"{child}/{last}" for child, doc in consolidated.items() if doc["node_type"] == "array")
+        else:
+            children = (key for key in consolidated if key.endswith("/.zarray"))
+        for key in children:
+            path = key.rpartition("/")[0]
+            if "/" in path or (document := self._load(store, key)) is None:
+                continue
+            if zarr_format == 3 and document["node_type"] != "array":
+                continue
+            if consolidated is not None:
+                listed = consolidated[path if zarr_format == 3 else key]
+                if listed["shape"] != document["shape"]:
+                    raise TargetError(
+                        f"{name}: consolidated metadata is stale: {path!r} has shape {listed['shape']} there, "
+                        f"{document['shape']} in {key}; mend it with zarr.consolidate_metadata()"
+                    )
+            documents = {last: document}
+            if zarr_format == 2:
+                documents[".zattrs"] = self._load(store, f"{path}/.zattrs") or {}
+            yield path, self._parse(path, zarr_format, documents)
+
+    def _parse(self, name: str, zarr_format: ZarrFormat, documents: dict[str, Json]) -> Array:
+        known = self._arrays.get(name)
+        if known is not None and all(a is b for a, b in zip(known[0], documents.values(), strict=False)):
+            return known[1]
+        array = (_parse_v3 if zarr_format == 3 else _parse_v2)(name, documents)
+        self._arrays[name] = list(documents.values()), array
+        return array
+
+    def _load(self, store: Mapping[str, bytes], key: str) -> Json | None:
+        data = store.get(key)
+        if data is None:
+            return None
+        known = self._documents.get(key)
+        if known is not None and known[0] == data:
+            return known[1]
+        document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ValueError(f"{key} holds no JSON object")
+        self._documents[key] = data, document
+        return document
+
+
+def children_of(store: Mapping[str, bytes], prefix: str) -> Iterator[str]:
+    """Iterate over the names directly below the folder `prefix`; a plain mapping is searched whole."""
+    if hasattr(store, "children"):
+        yield from store.children(prefix)
+    else:
+        yield from dict.fromkeys(k[len(prefix) :].partition("/")[0] for k in store if k.startswith(prefix))
+
+
+def _parse_v2(name: str, documents: dict[str, Json]) -> Array:
+    document = documents[".zarray"]
+    attrs = dict(documents[".zattrs"])
+    dims = attrs.pop(DIMENSIONS, [] if not document["shape"] else None)
+    if dims is None or len(dims) != len(document["shape"]):
+        raise TargetError(f"array {name!r} has no names of its dimensions in its attribute {DIMENSIONS}")
+    if not isinstance(document["dtype"], str):
+        raise TargetError(f"array {name!r} has a structured type, which cannot be appended to")
+    dtype = np.dtype(document["dtype"])
+    fill = fill_from_json(document["fill_value"], dtype)
+    if fill is not None:
+        attrs[FILL] = fill
+    shape, chunks = tuple(document["shape"]), tuple(document["chunks"])
+    return Array(name, 2, shape, chunks, tuple(dims), dtype, fill, attrs, documents)
+
+
+def _parse_v3(name: str, documents: dict[str, Json]) -> Array:
+    document = documents["zarr.json"]
+    shape = tuple(document["shape"])
+    dims = document.get("dimension_names") or ([] if not shape else None)
+    if dims is None or None in dims:
+        raise TargetError(f"array {name!r} has no names of its dimensions")
+    if document["chunk_grid"]["name"] != "regular":
+        raise TargetError(f"array {name!r} has the chunk grid {document['chunk_grid']['name']!r}, expected 'regular'")
+    if document.get("storage_transformers"):
+        raise TargetError(f"array {name!r} has storage transformers, which are not supported")
+    dtype = v3_dtype(document["data_type"], name)
+    attrs = dict(document.get("attributes", {}))
+    if FILL in attrs:
+        attrs[FILL] = fill_from_attribute(attrs[FILL], dtype)
+    chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+    return Array(name, 3, shape, chunks, tuple(dims), dtype, v3_fill(document["fill_value"], dtype), attrs, documents)
+
+
+def _dump(document: Json) -> bytes:
+    return json.dumps(document, indent=2).encode()

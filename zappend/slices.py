@@ -1,0 +1,286 @@
+"""What a user gives as a slice → named variables that are read block by block. The module that knows xarray's openers.
+
+Files are opened without decoding: what a slice and the cube store alike is copied as it is. A dataset in memory may be
+decoded or not, variable by variable, as its attributes tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zappend.cf import choose_encoding, to_stored
+from zappend.encoding import Block, Encoding, encoding_attrs
+from zappend.errors import SliceError, UsageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Slice", "SliceVariable", "open_slice"]
+
+Region = tuple[slice, ...]
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+NETCDF3_MAGIC = b"CDF"
+
+
+@dataclass(frozen=True)
+class SliceVariable:
+    """One variable of a slice.
+
+    Attributes
+    ----------
+    name, dims
+        As in the dataset.
+    attrs
+        Attributes that say nothing of how values are stored, in types that JSON has.
+    source
+        How the values that `read` returns are stored, or ``None`` if they are decoded.
+    wanted
+        What xarray keeps as encoding: how the variable was stored where it came from.
+    data
+        The variable of xarray.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    attrs: Mapping[str, Any]
+    source: Encoding | None
+    wanted: Mapping[str, Any]
+    data: xr.Variable
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values that `read` returns."""
+        dtype: np.dtype[Any] = np.dtype(self.data.dtype)
+        return dtype
+
+    @property
+    def source_chunks(self) -> tuple[int, ...] | None:
+        """Sizes of a chunk where the variable came from, if that is known."""
+        preferred = self.wanted.get("preferred_chunks") or {}
+        return tuple(preferred[dim] for dim in self.dims) if set(self.dims) <= preferred.keys() else None
+
+    def read(self, region: Region | None = None) -> Block:
+        """Return the values in `region`, all of them by default."""
+        return np.asarray(self.data.values if region is None else self.data[region].values)
+
+    def new_encoding(self) -> Encoding:
+        """Return how a new cube stores this variable."""
+        if self.source is not None:
+            attrs = dict(self.source.attrs)
+            dtype = self.source.dtype
+            if dtype.kind == "f" and "_FillValue" not in attrs:
+                attrs["_FillValue"] = dtype.type(np.nan)
+            return Encoding(dtype.newbyteorder("<"), attrs)
+        return choose_encoding(self.read(), self.wanted)
+
+    def stored(self, target: Encoding) -> Block:
+        """Return all values as they are stored under `target`."""
+        return to_stored(self.read(), self.source, target)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A dataset that is to be appended.
+
+    Attributes
+    ----------
+    name
+        What a user would call it, for messages.
+    sizes
+        Sizes of the dimensions.
+    variables
+        Variables by name.
+    coords
+        Names of those that are coordinates.
+    attrs
+        Attributes of the dataset, in types that JSON has.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    variables: Mapping[str, SliceVariable]
+    coords: frozenset[str]
+    attrs: Mapping[str, Any]
+
+    def labelled(self, dim: str) -> SliceVariable | None:
+        """Return the coordinate that labels `dim`, if there is one."""
+        variable = self.variables.get(dim)
+        return variable if variable is not None and variable.dims == (dim,) else None
+
+    def along(self, dim: str) -> frozenset[str]:
+        """Return the one-dimensional coordinates along `dim` and the variables of their bounds."""
+        coords = {name for name in self.coords if self.variables[name].dims == (dim,)}
+        bounds = {str(self.variables[name].attrs.get("bounds", "")) for name in coords}
+        return frozenset(coords | {b for b in bounds if b in self.variables and self.variables[b].dims[:1] == (dim,)})
+
+
+@contextmanager
+def open_slice(item: Any, index: int = 0) -> Iterator[Slice]:
+    """Open one slice; it is closed when the block is left, unless it was open before.
+
+    Parameters
+    ----------
+    item
+        Path of a NetCDF file or a Zarr folder (`str` or `os.PathLike`), or an `xarray.Dataset`.
+    index
+        Its place among the slices, for messages.
+
+    Raises
+    ------
+    SliceError
+        If it is not there, cannot be read, or holds what cannot be appended.
+    UsageError
+        If `item` is nothing that can be a slice.
+    """
+    import xarray as xr
+
+    if isinstance(item, xr.Dataset):
+        yield _from_dataset(item, f"slice {index}")
+    elif isinstance(item, (str, os.PathLike)):
+        path = os.fspath(item)
+        with _open_path(str(path).removeprefix("file://")) as dataset:
+            yield _from_dataset(dataset, str(path))
+    else:
+        raise UsageError(f"slice {index} must be a path or an xarray.Dataset, not {type(item).__name__}")
+
+
+@contextmanager
+def _open_path(path: str) -> Iterator[xr.Dataset]:
+    import xarray as xr
+
+    if not os.path.exists(path):
+        raise SliceError(f"slice {path}: there is no such file or folder")
+    options = _zarr_options(path) if os.path.isdir(path) else _file_options(path)
+    try:
+        dataset = xr.open_dataset(
+            path,
+            mask_and_scale=False,
+            decode_times=False,
+            decode_timedelta=False,
+            decode_coords=False,
+            chunks=None,
+            cache=False,
+            **options,
+        )
+    except Exception as error:
+        # What a damaged file raises is up to each reader.
+        raise SliceError(f"slice {path}: it is no dataset that can be read: {_first_line(error)}") from error
+    with dataset:
+        yield dataset
+
+
+def _zarr_options(path: str) -> dict[str, Any]:
+    if os.path.exists(f"{path}/zarr.json"):
+        try:
+            with open(f"{path}/zarr.json", "rb") as file:
+                consolidated = bool(json.load(file).get("consolidated_metadata"))
+        except (OSError, ValueError, AttributeError) as error:
+            raise SliceError(f"slice {path}: its zarr.json cannot be read: {error}") from error
+        return {"engine": "zarr", "consolidated": consolidated}
+    if os.path.exists(f"{path}/.zgroup"):
+        return {"engine": "zarr", "consolidated": os.path.exists(f"{path}/.zmetadata")}
+    raise SliceError(f"slice {path}: it is a folder, but no Zarr group")
+
+
+def _file_options(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(len(HDF5_MAGIC))
+    except OSError as error:
+        raise SliceError(f"slice {path}: it cannot be read: {error.strerror}") from error
+    if magic == HDF5_MAGIC:
+        return {"engine": "h5netcdf"}
+    if magic.startswith(NETCDF3_MAGIC):
+        try:
+            import netCDF4  # noqa: F401
+        except ImportError:
+            raise SliceError(
+                f"slice {path}: it is a NetCDF-3 file, which takes the package netcdf4: pip install 'zappend[all]'"
+            ) from None
+        return {"engine": "netcdf4"}
+    return {}
+
+
+def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
+    from xarray.conventions import encode_dataset_coordinates
+
+    variables, attrs = encode_dataset_coordinates(dataset)
+    coords = {str(coord) for coord in dataset.coords}
+    for holder in (attrs, *(variable.attrs for variable in variables.values())):
+        coords.update(str(holder.get("coordinates", "")).split())
+    described = {str(key): _describe(str(key), variable, name) for key, variable in variables.items()}
+    _share_time_units(described)
+    return Slice(
+        name,
+        {str(dim): size for dim, size in dataset.sizes.items()},
+        described,
+        frozenset(coords & described.keys()),
+        {str(key): _to_json(value) for key, value in attrs.items()},
+    )
+
+
+def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariable:
+    if any(not isinstance(dim, str) for dim in variable.dims):
+        raise SliceError(f"slice {slice_name}: variable {name!r} has a dimension whose name is no string")
+    if not name or "/" in name or name.startswith("."):
+        raise SliceError(f"slice {slice_name}: {name!r} cannot be the name of an array in a cube")
+    dtype = np.dtype(variable.dtype)
+    if dtype.kind not in "biufcOUSTmM":
+        raise SliceError(f"slice {slice_name}: variable {name!r} has the type {dtype}, which cannot be stored")
+    attrs = {str(key): _to_json(value) for key, value in variable.attrs.items()}
+    stored = encoding_attrs(attrs) if dtype.kind in "biufc" else {}
+    return SliceVariable(
+        name,
+        tuple(str(dim) for dim in variable.dims),
+        {key: value for key, value in attrs.items() if key not in stored},
+        Encoding(dtype, stored) if stored else None,
+        dict(variable.encoding),
+        variable,
+    )
+
+
+def _share_time_units(variables: dict[str, SliceVariable]) -> None:
+    """Give bounds the units and the calendar of the variable that they bound, from which CF says they have them."""
+    for parent in list(variables.values()):
+        bounds = variables.get(str(parent.attrs.get("bounds")))
+        if bounds is None:
+            continue
+        if parent.source is not None and parent.source.is_time and bounds.dtype.kind in "iuf":
+            own = bounds.source.attrs if bounds.source else {}
+            shared = {key: parent.source.attrs[key] for key in ("units", "calendar") if key in parent.source.attrs}
+            variables[bounds.name] = replace(bounds, source=Encoding(bounds.dtype, {**shared, **own}))
+        elif parent.source is None and parent.wanted.get("units"):
+            shared = {key: parent.wanted[key] for key in ("units", "calendar", "dtype") if key in parent.wanted}
+            variables[bounds.name] = replace(bounds, wanted={**shared, **bounds.wanted})
+
+
+def _to_json(value: Any) -> Any:
+    """Return an attribute in a type that JSON has."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        return _to_json(value.tolist())
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(inner) for inner in value]
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,166 @@
+"""Times and durations ↔ stored numbers: whole units since an epoch, exact or refused.
+
+Dates after the Gregorian reform take integer arithmetic; other calendars, earlier dates and fractions go through
+xarray, and count only if they decode to what they were.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from zappend.encoding import (
+    STANDARD_CALENDARS,
+    Block,
+    Encoding,
+    EncodingError,
+    cast_exactly,
+    decode,
+    fill_missing,
+    is_cftime,
+    is_missing,
+    refusal,
+)
+
+__all__ = ["choose_time_encoding", "encode_times"]
+
+GREGORIAN_START = np.datetime64("1582-10-15")
+
+FINER_UNITS = ("milliseconds", "microseconds", "nanoseconds")
+DEFAULT_EPOCH = "1970-01-01"
+
+
+def choose_time_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
+    """Return how times or durations are stored in a new array: as `wanted` if that holds them all, else finer."""
+    named = wanted.get("dtype")
+    dtype = np.dtype(named) if named is not None and np.dtype(named).kind in "iuf" else np.dtype("<i8")
+    attrs = {key: wanted[key] for key in ("_FillValue", "missing_value") if wanted.get(key) is not None}
+    missing = is_missing(values)
+    if missing.any() and "_FillValue" not in attrs:
+        attrs["_FillValue"] = np.nan if dtype.kind == "f" else np.iinfo(dtype).min
+    if "_FillValue" in attrs:
+        attrs["_FillValue"] = dtype.type(attrs["_FillValue"])
+    since = ""
+    if values.dtype.kind != "m":
+        units = str(wanted.get("units", ""))
+        since = f" since {units.partition(' since ')[2].strip() or DEFAULT_EPOCH}"
+        calendar = values[~missing].flat[0].calendar if is_cftime(values) else wanted.get("calendar")
+        attrs["calendar"] = calendar or "proleptic_gregorian"
+    else:
+        attrs["dtype"] = str(np.dtype(values.dtype))
+    first = str(wanted["units"]).split(" since ")[0].strip() if wanted.get("units") else FINER_UNITS[0]
+    for unit in dict.fromkeys((first, *FINER_UNITS)):
+        encoding = Encoding(dtype if unit == first else np.dtype("<i8"), {**attrs, "units": unit + since})
+        try:
+            encode_times(values, encoding)
+        except EncodingError:
+            continue
+        return encoding
+    raise EncodingError(f"no unit of time since {since.removeprefix(' since ')} can hold all values exactly")
+
+
+def encode_times(values: Block, target: Encoding) -> Block:
+    """Return times or durations as they are stored under `target`; raise `EncodingError` if one is not exact."""
+    if values.dtype.kind not in "Mm" and not is_cftime(values):
+        if not (values.size and is_missing(values).all()):
+            raise EncodingError(f"values of type {values.dtype} are no times, which {target.attrs['units']!r} needs")
+    elif (values.dtype.kind == "m") == target.is_time or "units" not in target.attrs:
+        what = "durations" if values.dtype.kind == "m" else "times"
+        raise EncodingError(f"{what} cannot be stored as numbers with units {target.attrs.get('units')!r}")
+    missing = is_missing(values)
+    steps = _exact_steps(values, target, missing)
+    if steps is None:
+        stored = np.zeros(values.shape, target.dtype)
+        if not missing.all():
+            stored[~missing] = _encode_by_xarray(values[~missing], target)
+    else:
+        stored = cast_exactly(np.where(missing, 0, steps), target.dtype, values)
+    return fill_missing(stored, values, missing, target)
+
+
+def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | None:
+    """Return `values` as whole units since the epoch, or ``None`` where that takes more than whole numbers."""
+    if values.dtype.kind == "M":
+        epoch = _epoch(str(target.attrs["units"])) if target.calendar == "standard" else None
+        if epoch is None or not (values[~missing] >= GREGORIAN_START).all():
+            return None
+        values = values - epoch
+    elif values.dtype.kind != "m":
+        return None
+    resolution, count = np.datetime_data(values.dtype)
+    if resolution not in ("ns", "us", "ms", "s"):
+        values = values.astype("m8[s]")
+        resolution, count = "s", 1
+    unit = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}[resolution] * count
+    ticks = np.where(missing, 0, values.astype("i8"))
+    target_unit = target.unit_nanoseconds
+    if target_unit % unit == 0:
+        steps, rest = np.divmod(ticks, target_unit // unit)
+        if rest.any():
+            if target.dtype.kind in "iu":
+                raise _not_whole(values, target, rest != 0)
+            return None
+        return np.asarray(steps)
+    if unit % target_unit == 0:
+        factor = unit // target_unit
+        if np.abs(ticks).max(initial=0) > np.iinfo("i8").max // factor:
+            return None
+        return np.asarray(ticks * factor)
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _epoch(units: str) -> np.datetime64 | None:
+    """Return the epoch of `units` if it is a plain Gregorian date after the reform, to the second."""
+    text = units.partition(" since ")[2].strip().replace(" ", "T", 1).removesuffix(".0").removesuffix("Z")
+    date, _, clock = text.partition("T")
+    parts = clock.split(":") if clock else []
+    try:
+        year, month, day = (int(part) for part in date.split("-"))
+        hour, minute, second = (int(float(part)) for part in (*parts, "0", "0", "0")[:3])
+        if any(float(part) != int(float(part)) for part in parts) or len(parts) > 3:
+            return None
+        epoch = np.datetime64(f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}", "s")
+    except ValueError:
+        return None
+    return epoch if epoch >= GREGORIAN_START else None
+
+
+def _encode_by_xarray(values: Block, target: Encoding) -> Block:
+    """Encode what whole numbers cannot, none of it missing, and take it only if it decodes to `values` again."""
+    from xarray import Variable
+    from xarray.conventions import encode_cf_variable
+
+    calendar = str(values.flat[0].calendar) if is_cftime(values) else "standard"
+    if calendar != target.calendar and {calendar, target.calendar} - STANDARD_CALENDARS:
+        raise EncodingError(f"dates of the calendar {calendar!r} cannot be stored in {target.calendar!r}")
+    plain = {key: target.attrs[key] for key in ("units", "calendar", "dtype") if key in target.attrs}
+    wanted: dict[str, Any] = {
+        **{key: plain[key] for key in ("units", "calendar") if key in plain},
+        "dtype": np.dtype("f8") if target.dtype.kind == "f" else np.dtype("i8"),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is found by decoding
+        try:
+            encoded = encode_cf_variable(Variable(("x",), values, {}, wanted), name="values")
+        except (ValueError, TypeError, OverflowError) as error:
+            raise EncodingError(f"times cannot be stored with {target.attrs['units']!r}: {error}") from error
+    everywhere = np.ones(values.shape, bool)
+    if str(encoded.attrs.get("units")) != str(target.attrs["units"]):
+        raise _not_whole(values, target, everywhere)
+    stored = cast_exactly(np.asarray(encoded.values), target.dtype, values)
+    again = decode(stored, Encoding(target.dtype, plain))
+    if again.dtype.kind != values.dtype.kind:
+        raise _not_whole(values, target, everywhere)
+    if (wrong := np.asarray(again != values)).any():
+        raise _not_whole(values, target, wrong)
+    return stored
+
+
+def _not_whole(values: Block, target: Encoding, where: Block) -> EncodingError:
+    units = target.attrs["units"]
+    return refusal(f"cannot be expressed exactly as {target.dtype} in {units!r}", values, where)
