@@ -153,7 +153,7 @@ def is_missing(values: Block) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def decode(values: Block, encoding: Encoding) -> Block:
-    """Return what stored `values` mean, as xarray decodes them."""
+    """Return what stored `values` mean, as xarray decodes them; raise `EncodingError` if it cannot."""
     from xarray import Variable
     from xarray.conventions import decode_cf_variable
 
@@ -161,12 +161,18 @@ def decode(values: Block, encoding: Encoding) -> Block:
     variable = Variable(dims, values, dict(encoding.attrs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # xarray warns of dates that it decodes with cftime, which is what is wanted
-        return np.asarray(decode_cf_variable("values", variable, decode_timedelta=encoding.is_duration).values)
+        try:
+            return np.asarray(decode_cf_variable("values", variable, decode_timedelta=encoding.is_duration).values)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise EncodingError(f"cannot be decoded: {' '.join(str(error).split())}") from error
 
 
 def show(value: Any, encoding: Encoding) -> str:
     """Return a stored label as people read it."""
-    decoded = decode(np.asarray([value], encoding.dtype), encoding)[0]
+    try:
+        decoded = decode(np.asarray([value], encoding.dtype), encoding)[0]
+    except EncodingError:
+        return str(value)
     if isinstance(decoded, np.datetime64):
         return str(decoded.astype("M8[s]")) if decoded.astype("M8[s]") == decoded else str(decoded)
     return str(decoded)

@@ -28,7 +28,8 @@ from zappend.encoding import (
 
 __all__ = ["choose_time_encoding", "encode_times"]
 
-GREGORIAN_START = np.datetime64("1582-10-15")
+GREGORIAN_START = np.datetime64("1582-10-15", "s")
+TICK_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
 FINER_UNITS = ("milliseconds", "microseconds", "nanoseconds")
 DEFAULT_EPOCH = "1970-01-01"
@@ -79,37 +80,42 @@ def encode_times(values: Block, target: Encoding) -> Block:
             stored[~missing] = _encode_by_xarray(values[~missing], target)
     else:
         stored = cast_exactly(np.where(missing, 0, steps), target.dtype, values)
+        if target.dtype.kind == "f":  # xarray decodes floats by way of float nanoseconds, which can lose digits
+            _check_decoding(stored[~missing], values[~missing], target)
     return fill_missing(stored, values, missing, target)
 
 
 def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | None:
     """Return `values` as whole units since the epoch, or ``None`` where that takes more than whole numbers."""
-    if values.dtype.kind == "M":
-        epoch = _epoch(str(target.attrs["units"])) if target.calendar == "standard" else None
-        if epoch is None or not (values[~missing] >= GREGORIAN_START).all():
-            return None
-        values = values - epoch
-    elif values.dtype.kind != "m":
+    if values.dtype.kind not in "mM":
         return None
     resolution, count = np.datetime_data(values.dtype)
-    if resolution not in ("ns", "us", "ms", "s"):
-        values = values.astype("m8[s]")
-        resolution, count = "s", 1
-    unit = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}[resolution] * count
+    if resolution not in TICK_NANOSECONDS:
+        return _exact_steps(values.astype(f"{values.dtype.kind}8[s]"), target, missing)
+    tick, unit = TICK_NANOSECONDS[resolution] * count, target.unit_nanoseconds
     ticks = np.where(missing, 0, values.astype("i8"))
-    target_unit = target.unit_nanoseconds
-    if target_unit % unit == 0:
-        steps, rest = np.divmod(ticks, target_unit // unit)
-        if rest.any():
-            if target.dtype.kind in "iu":
-                raise _not_whole(values, target, rest != 0)
+    zero = 0
+    if values.dtype.kind == "M":
+        epoch = _epoch(str(target.attrs["units"])) if target.calendar == "standard" else None
+        if epoch is None or not (values[~missing].astype("M8[s]") >= GREGORIAN_START).all():
             return None
+        zero, rest = divmod(int(epoch.astype("i8")) * TICK_NANOSECONDS["s"], tick)
+        if rest:
+            return None
+    factor = max(tick // unit, 1)
+    reach = max(abs(int(ticks.max(initial=0)) - zero), abs(int(ticks.min(initial=0)) - zero))
+    if reach * factor > np.iinfo("i8").max or abs(zero) > np.iinfo("i8").max:
+        return None
+    since = np.where(missing, 0, ticks - zero)
+    if tick % unit == 0:
+        return np.asarray(since * factor)
+    if unit % tick:
+        return None
+    steps, left = np.divmod(since, unit // tick)
+    if not left.any():
         return np.asarray(steps)
-    if unit % target_unit == 0:
-        factor = unit // target_unit
-        if np.abs(ticks).max(initial=0) > np.iinfo("i8").max // factor:
-            return None
-        return np.asarray(ticks * factor)
+    if target.dtype.kind in "iu":
+        raise _not_whole(values, target, left != 0)
     return None
 
 
@@ -138,9 +144,8 @@ def _encode_by_xarray(values: Block, target: Encoding) -> Block:
     calendar = str(values.flat[0].calendar) if is_cftime(values) else "standard"
     if calendar != target.calendar and {calendar, target.calendar} - STANDARD_CALENDARS:
         raise EncodingError(f"dates of the calendar {calendar!r} cannot be stored in {target.calendar!r}")
-    plain = {key: target.attrs[key] for key in ("units", "calendar", "dtype") if key in target.attrs}
     wanted: dict[str, Any] = {
-        **{key: plain[key] for key in ("units", "calendar") if key in plain},
+        **{key: target.attrs[key] for key in ("units", "calendar") if key in target.attrs},
         "dtype": np.dtype("f8") if target.dtype.kind == "f" else np.dtype("i8"),
     }
     with warnings.catch_warnings():
@@ -149,16 +154,21 @@ def _encode_by_xarray(values: Block, target: Encoding) -> Block:
             encoded = encode_cf_variable(Variable(("x",), values, {}, wanted), name="values")
         except (ValueError, TypeError, OverflowError) as error:
             raise EncodingError(f"times cannot be stored with {target.attrs['units']!r}: {error}") from error
-    everywhere = np.ones(values.shape, bool)
-    if str(encoded.attrs.get("units")) != str(target.attrs["units"]):
-        raise _not_whole(values, target, everywhere)
     stored = cast_exactly(np.asarray(encoded.values), target.dtype, values)
+    _check_decoding(stored, values, target)
+    return stored
+
+
+def _check_decoding(stored: Block, values: Block, target: Encoding) -> None:
+    """Raise `EncodingError` unless `stored`, none of it missing, decodes to `values`."""
+    if not stored.size:
+        return
+    plain = {key: target.attrs[key] for key in ("units", "calendar", "dtype") if key in target.attrs}
     again = decode(stored, Encoding(target.dtype, plain))
     if again.dtype.kind != values.dtype.kind:
-        raise _not_whole(values, target, everywhere)
+        raise _not_whole(values, target, np.ones(values.shape, bool))
     if (wrong := np.asarray(again != values)).any():
         raise _not_whole(values, target, wrong)
-    return stored
 
 
 def _not_whole(values: Block, target: Encoding, where: Block) -> EncodingError:

@@ -1,0 +1,380 @@
+"""What a cube holds after appends: every kind of variable, slice, chunk and existing cube."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import cftime
+import cubes
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import zappend
+from zappend.errors import SliceError, TargetError
+
+formats = pytest.mark.parametrize("zarr_format", [2, 3])
+
+
+@formats
+@pytest.mark.parametrize("make", [cubes.small, cubes.packed])
+@pytest.mark.parametrize("form", ["memory", "dask", "netcdf", "zarr 2", "zarr 3"])
+def test_slices_of_every_form(tmp_path: Path, zarr_format: int, make: Any, form: str) -> None:
+    datasets = [make(start, 2) for start in (0, 2, 4)]
+    slices: list[Any] = datasets
+    if form == "dask":
+        slices = [dataset.chunk({"time": 1, "x": 3}) for dataset in datasets]
+    elif form == "netcdf":
+        slices = cubes.write_netcdf(tmp_path, datasets)
+    elif form != "memory":
+        slices = [tmp_path / f"slice-{i}.zarr" for i in range(3)]
+        for path, dataset in zip(slices, datasets, strict=True):
+            dataset.to_zarr(path, zarr_format=int(form[-1]), consolidated=path.name != "slice-1.zarr")
+    target = tmp_path / "cube.zarr"
+    assert zappend.append(target, slices, zarr_format=zarr_format) == 3
+    cubes.assert_cube(target, cubes.concatenated([make(start, 2) for start in (0, 2, 4)]))
+
+
+@formats
+def test_a_mapping_as_target_has_what_a_folder_has(tmp_path: Path, zarr_format: int) -> None:
+    slices = [cubes.packed(0), cubes.packed(2)]
+    mapping: dict[str, bytes] = {}
+    zappend.append(mapping, slices, zarr_format=zarr_format)
+    zappend.append(tmp_path / "cube", slices, zarr_format=zarr_format)
+    assert mapping == {k: v for k, v in cubes.tree(tmp_path / "cube").items() if v is not None}
+
+
+@formats
+@pytest.mark.parametrize("by", [2, 3])
+def test_cubes_made_by_xarray_grow(tmp_path: Path, zarr_format: int, by: int) -> None:
+    target = tmp_path / "cube.zarr"
+    cubes.packed(0, 2).to_zarr(target, zarr_format=zarr_format, consolidated=by == 2)
+    zappend.append(target, [cubes.packed(2, 2), cubes.small(4, 2)])
+    expected = cubes.concatenated([cubes.packed(0, 2), cubes.packed(2, 2), cubes.small(4, 2)])
+    with xr.open_zarr(target, consolidated=by == 2) as cube:
+        xr.testing.assert_identical(cube.load(), expected)
+    # ... and xarray grows them in turn.
+    more = cubes.packed(6, 2)
+    more.encoding.clear()
+    for variable in more.variables.values():
+        variable.encoding.clear()
+    with_dim = more.drop_vars([name for name, v in more.variables.items() if "time" not in v.dims])
+    with_dim.to_zarr(target, append_dim="time", consolidated=by == 2)
+    with xr.open_zarr(target, consolidated=by == 2) as cube:
+        assert cube.sizes["time"] == 8
+
+
+@formats
+def test_a_cube_keeps_its_ways(tmp_path: Path, zarr_format: int) -> None:
+    """Codecs, order, separator and unknown members of documents stay, and what is not consolidated stays so."""
+    target = tmp_path / "cube.zarr"
+    group = zarr.open_group(target, mode="w", zarr_format=zarr_format)
+    if zarr_format == 2:
+        ways: dict[str, Any] = {"chunk_key_encoding": {"name": "v2", "separator": "/"}, "order": "F"}
+    else:
+        filters = [zarr.codecs.TransposeCodec(order=(1, 0))]
+        compressors = [zarr.codecs.GzipCodec(level=1), zarr.codecs.Crc32cCodec()]
+        serializer = zarr.codecs.BytesCodec(endian="big")
+        ways = {"filters": filters, "compressors": compressors, "serializer": serializer}
+    values = np.arange(24.0).reshape(6, 4)
+    dims: dict[str, Any] = {"dimension_names": ["time", "x"]} if zarr_format == 3 else {}
+    array = group.create_array("a", shape=(2, 4), chunks=(2, 3), dtype="f8", fill_value=-1.0, **ways, **dims)
+    if zarr_format == 2:
+        array.attrs["_ARRAY_DIMENSIONS"] = ["time", "x"]
+    array[...] = values[:2]
+    before = array.metadata.to_dict()
+    slices = [xr.Dataset({"a": (("time", "x"), values[i : i + 2])}) for i in (2, 4)]
+    zappend.append(target, slices, append_step="any")
+    grown = zarr.open_group(target, mode="r")["a"]
+    assert isinstance(grown, zarr.Array)
+    np.testing.assert_array_equal(grown[...], values)
+    assert {**grown.metadata.to_dict(), "shape": (2, 4)} == before
+    assert not (target / ".zmetadata").exists()
+
+
+@formats
+@pytest.mark.parametrize(("size", "sizes"), [("aligned", [2, 4, 2]), ("any", [2, 1, 3, 1, 2])])
+def test_slice_sizes(tmp_path: Path, zarr_format: int, size: str, sizes: list[int]) -> None:
+    starts = np.cumsum([0, *sizes])
+    slices = [cubes.packed(int(start), count) for start, count in zip(starts, sizes, strict=False)]
+    zappend.append(tmp_path / "cube", slices, zarr_format=zarr_format, slice_size=size)
+    cubes.assert_cube(tmp_path / "cube", cubes.concatenated(slices))
+
+
+def test_rows_beyond_the_shape_do_not_become_data(tmp_path: Path) -> None:
+    """A chunk, or the rest of one, that somebody's crashed writer left beyond the shape is not taken over."""
+    target = tmp_path / "cube.zarr"
+    zappend.append(target, cubes.packed(0, 2), slice_size="any")
+    array = zarr.open_group(target, mode="r+")["a"]
+    assert isinstance(array, zarr.Array)
+    array.resize((8, 3, 4))
+    array[...] = 99
+    array.resize((1, 3, 4))  # leaves the second row of the first chunk, which resizing deletes none of
+    array.resize((2, 3, 4))
+    array[1] = 7
+    (target / "a" / "1.0.0").write_bytes(b"stray")
+    slices = [cubes.packed(2, 1), cubes.packed(3, 1)]
+    zappend.append(target, slices, slice_size="any")
+    with xr.open_zarr(target) as cube:
+        xr.testing.assert_equal(cube.a[2:].load().drop_vars("age"), cubes.concatenated(slices).a.drop_vars("age"))
+        assert (cube.a[1] == 7).all()
+
+
+def test_labels_along_the_append_dimension_lie_in_few_chunks(tmp_path: Path) -> None:
+    zappend.append(tmp_path / "cube", [cubes.small(i, 1) for i in range(5)])
+    for name in ("time", "age"):
+        assert [path.name for path in (tmp_path / "cube" / name).iterdir() if not path.name.startswith(".")] == ["0"]
+    assert len([path for path in (tmp_path / "cube" / "a").iterdir() if not path.name.startswith(".")]) == 5
+
+
+@formats
+def test_force_new_replaces_the_cube_and_nothing_else_counts(tmp_path: Path, zarr_format: int) -> None:
+    target = tmp_path / "cube.zarr"
+    zappend.append(target, [cubes.small(0), cubes.small(2)], zarr_format=5 - zarr_format)
+    before = cubes.tree(tmp_path)
+    with pytest.raises(SliceError, match="no dimension 'time'"):
+        zappend.append(target, [cubes.small(0).isel(time=0)], force_new=True)
+    assert cubes.tree(tmp_path) == before
+    slices = [cubes.small(10, name="b"), cubes.small(12, name="b")]
+    zappend.append(target, slices, force_new=True, zarr_format=zarr_format)
+    zappend.append(tmp_path / "fresh.zarr", slices, zarr_format=zarr_format)
+    assert cubes.tree(target) == cubes.tree(tmp_path / "fresh.zarr")
+
+
+def test_skip_passes_over_what_is_in(tmp_path: Path) -> None:
+    target = tmp_path / "cube.zarr"
+    zappend.append(target, [cubes.small(0), cubes.small(2)])
+    result = zappend.append(target, [cubes.small(start) for start in (0, 2, 4)], if_exists="skip")
+    assert result == 1
+    assert [one.skipped for one in result.slices] == [True, True, False]
+    cubes.assert_cube(target, cubes.concatenated([cubes.small(start) for start in (0, 2, 4)]))
+    with pytest.raises(SliceError, match="not after the last label"):
+        zappend.append(target, cubes.small(5), if_exists="skip")
+
+
+def test_dry_run_checks_the_growing_cube_and_touches_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "cube.zarr"
+    result = zappend.append(target, [cubes.small(0), cubes.small(2)], dry_run=True)
+    assert (int(result), result.dry_run, result.slices[1].start) == (2, True, 2)
+    with pytest.raises(SliceError, match="not after the last label"):
+        zappend.append(target, [cubes.small(0), cubes.small(0)], dry_run=True)
+    assert cubes.tree(tmp_path) == {}
+    zappend.append(target, cubes.small(0))
+    before = cubes.tree(tmp_path)
+    zappend.append(target, [cubes.small(2), cubes.small(4)], dry_run=True)
+    zappend.append(target, [cubes.small(0)], dry_run=True, force_new=True)
+    assert cubes.tree(tmp_path) == before
+    with zappend.transaction(target), pytest.raises(TargetError, match="a dry run can tell nothing"):
+        zappend.append(target, [cubes.small(2)], dry_run=True)
+
+
+@formats
+def test_threads_make_no_difference(tmp_path: Path, zarr_format: int) -> None:
+    slices = [cubes.small(0, x=300), cubes.small(2, x=300)]
+    for threads in (1, 2, 7):
+        zappend.append(tmp_path / str(threads), slices, threads=threads, zarr_format=zarr_format)
+    assert cubes.tree(tmp_path / "1") == cubes.tree(tmp_path / "2") == cubes.tree(tmp_path / "7")
+
+
+@formats
+def test_large_slices_are_read_in_parts(tmp_path: Path, zarr_format: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zappend.appender.BYTES_PER_READ", 1000)
+    monkeypatch.setattr("zappend.plan.BEST_CHUNK", 500)
+    datasets = [
+        xr.Dataset(
+            {"a": (("y", "time", "x"), np.random.default_rng(i).random((30, 3, 7)))}, {"time": [i, i + 1, i + 2]}
+        )
+        for i in (0, 3)
+    ]
+    zappend.append(tmp_path / "cube", cubes.write_netcdf(tmp_path, datasets), zarr_format=zarr_format)
+    cubes.assert_cube(tmp_path / "cube", cubes.concatenated(datasets))
+
+
+# Times.
+
+UNITS = ["days", "hours", "minutes", "seconds", "milliseconds", "microseconds"]
+
+
+@settings(max_examples=60)
+@given(
+    unit=st.sampled_from(UNITS),
+    epoch=st.sampled_from(["1970-01-01", "1900-01-01 12:00:00", "0001-01-01", "2024-02-29T06:30:00", "1583-01-01"]),
+    dtype=st.sampled_from(["i8", "f8", "i4"]),
+    start=st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)),
+    step=st.timedeltas(timedelta(microseconds=1), timedelta(500)),
+    resolution=st.sampled_from(["ns", "us"]),
+)
+def test_times_are_stored_exactly_or_refused(
+    unit: str, epoch: str, dtype: str, start: Any, step: Any, resolution: str
+) -> None:
+    first = xr.Dataset({"time": ("time", [np.datetime64("1985-01-01", "ns")])})
+    first.time.encoding = {"units": f"{unit} since {epoch}", "dtype": dtype, "calendar": "proleptic_gregorian"}
+    target: dict[str, bytes] = {}
+    zappend.append(target, first)
+    times = np.array([start, start + step], f"M8[{resolution}]")
+    before = dict(target)
+    try:
+        zappend.append(target, xr.Dataset({"time": ("time", times)}))
+    except SliceError:
+        assert target == before
+        if unit == "microseconds" and dtype == "i8" and epoch >= "15":
+            raise
+        return
+    cube = cubes.open_mapping(target)
+    np.testing.assert_array_equal(cube.time.values[1:].astype("M8[us]"), times.astype("M8[us]"))
+
+
+@formats
+def test_other_calendars(tmp_path: Path, zarr_format: int) -> None:
+    def month(i: int) -> xr.Dataset:
+        return xr.Dataset({"a": ("time", [float(i)])}, {"time": [cftime.Datetime360Day(2024, i, 30)]})
+
+    zappend.append(tmp_path / "cube", [month(1), month(2)], zarr_format=zarr_format, append_step="30D")
+    cubes.assert_cube(tmp_path / "cube", cubes.concatenated([month(1), month(2)]))
+    gregorian = xr.Dataset({"a": ("time", [3.0])}, {"time": cubes.days(90, 1)})
+    with pytest.raises(SliceError, match="calendar"):
+        zappend.append(tmp_path / "cube", gregorian)
+
+
+@formats
+def test_durations(tmp_path: Path, zarr_format: int) -> None:
+    def lead(hours: float) -> xr.Dataset:
+        label = np.timedelta64(int(hours * 60), "m").astype("m8[ns]")
+        return xr.Dataset({"a": ("lead", [float(hours)])}, {"lead": [label]})
+
+    slices = [lead(6), lead(12), lead(18.5)]
+    zappend.append(tmp_path / "cube", slices, append_dim="lead", zarr_format=zarr_format)
+    cubes.assert_cube(tmp_path / "cube", cubes.concatenated(slices, "lead"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "step", "fits"),
+    [
+        (1, 2, None, True),
+        (2, 1, None, False),
+        (2, 1, "-", True),
+        (1, 2, "-", False),
+        (1, 1, "+", False),
+        (1.0, 1.5, 0.5, True),
+        (1.0, 1.6, "0.5", False),
+        (2.0, 1.5, -0.5, True),
+        ("2024-01-31", "2024-02-01", "1D", True),
+        ("2024-01-31", "2024-02-02", "1D", False),
+        ("2024-01-31", "2024-01-30T12", "-12h", True),
+        (1, 1, "any", True),
+        ("a", "b", None, True),
+        ("b", "a", None, False),
+    ],
+)
+def test_labels_must_follow(first: Any, second: Any, step: Any, fits: bool) -> None:
+    def one(label: Any) -> xr.Dataset:
+        if isinstance(label, str) and label[0] == "2":
+            label = np.datetime64(label, "ns")
+        return xr.Dataset({"a": ("t", [1.0])}, {"t": [label]})
+
+    target: dict[str, bytes] = {}
+    zappend.append(target, one(first), append_dim="t", append_step=step)
+    before = dict(target)
+    if fits:
+        zappend.append(target, one(second), append_dim="t", append_step=step)
+        assert cubes.open_mapping(target).t.values.tolist() == [
+            one(first).t.values[0].tolist(),
+            one(second).t.values[0].tolist(),
+        ]
+    else:
+        with pytest.raises(SliceError, match=r"label|step"):
+            zappend.append(target, one(second), append_dim="t", append_step=step)
+        assert target == before
+
+
+def test_the_direction_is_that_of_the_last_two_labels() -> None:
+    def one(*labels: int) -> xr.Dataset:
+        return xr.Dataset({"a": ("t", [1.0] * len(labels))}, {"t": list(labels)})
+
+    target: dict[str, bytes] = {}
+    zappend.append(target, [one(5), one(4)], append_dim="t", append_step="-")
+    zappend.append(target, one(3), append_dim="t")
+    with pytest.raises(SliceError, match="descend"):
+        zappend.append(target, one(9), append_dim="t")
+
+
+# Values.
+
+
+@pytest.mark.parametrize(
+    ("encoding", "value", "why"),
+    [
+        ({"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}, 1e6, "outside of what int16 holds"),
+        ({"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}, -0.01, "marks as missing"),
+        ({"dtype": "i2", "scale_factor": 0.01}, np.nan, "without a fill value"),
+        ({"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}, np.inf, "outside of what int16 holds"),
+        ({"dtype": "f4"}, 1e300, "too large for float32"),
+        ({"dtype": "i4"}, 1.5, "not a whole number"),
+        ({"dtype": "f8", "_FillValue": 1e20}, 1e20, "marks as missing"),
+        ({"dtype": "i2", "missing_value": 7, "scale_factor": 1.0}, 7.0, "missing_value marks"),
+    ],
+)
+@formats
+def test_values_that_would_not_read_back_are_refused(
+    tmp_path: Path, zarr_format: int, encoding: dict[str, Any], value: float, why: str
+) -> None:
+    def one(label: int, number: float) -> xr.Dataset:
+        dataset = xr.Dataset({"a": (("time", "x"), np.array([[3.0, number]]))}, {"time": [label]})
+        dataset.a.encoding = dict(encoding)
+        return dataset
+
+    target = tmp_path / "cube"
+    zappend.append(target, one(0, 2.0), zarr_format=zarr_format)
+    before = cubes.tree(tmp_path)
+    with pytest.raises(SliceError, match=rf"variable 'a'.*at index \[0, 1\].*{why}"):
+        zappend.append(target, one(1, value))
+    assert cubes.tree(tmp_path) == before
+
+
+def test_integers_that_overflow_are_refused() -> None:
+    target: dict[str, bytes] = {}
+    zappend.append(target, xr.Dataset({"a": ("time", np.array([1], "i2"))}, {"time": [0]}))
+    with pytest.raises(SliceError, match="outside of what int16 holds"):
+        zappend.append(target, xr.Dataset({"a": ("time", np.array([100000]))}, {"time": [1]}))
+    zappend.append(target, xr.Dataset({"a": ("time", np.array([-32768]))}, {"time": [1]}))
+    assert cubes.open_mapping(target).a.values.tolist() == [1, -32768]
+
+
+def test_strings_longer_than_the_cube_holds_are_refused(tmp_path: Path) -> None:
+    xr.Dataset({"a": ("time", np.array(["ab"]))}, {"time": [0]}).to_zarr(tmp_path / "cube", zarr_format=2)
+    with pytest.raises(SliceError, match="longer than"):
+        zappend.append(tmp_path / "cube", xr.Dataset({"a": ("time", np.array(["abcd"]))}, {"time": [1]}))
+
+
+@settings(max_examples=40)
+@given(
+    dtype=st.sampled_from(["bool", "i1", "u2", "i8", "f2", "f4", "f8", "c8", "O"]),
+    zarr_format=st.sampled_from([2, 3]),
+    counts=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    axis=st.integers(0, 2),
+    seed=st.integers(0, 2**16),
+)
+def test_any_slices_of_any_type(
+    dtype: str, zarr_format: int, counts: list[int], shape: tuple[int, int], axis: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    dims = ["y", "x"]
+    dims.insert(axis, "time")
+    slices = []
+    for label, count in zip(np.cumsum([0, *counts]), counts, strict=False):
+        sizes = [*shape]
+        sizes.insert(axis, count)
+        numbers = rng.integers(0, 100, sizes)
+        values = numbers.astype(str).astype(object) if dtype == "O" else (numbers * 1.1).astype(dtype)
+        slices.append(xr.Dataset({"a": (dims, values)}, {"time": np.arange(label, label + count)}))
+    target: dict[str, bytes] = {}
+    zappend.append(target, slices, zarr_format=zarr_format, slice_size="any")
+    cube = cubes.open_mapping(target)
+    xr.testing.assert_identical(cube, cubes.concatenated(slices))
+    assert cube.a.dtype == slices[0].a.dtype or (dtype == "O" and cube.a.dtype.kind in "OT")
