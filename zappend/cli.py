@@ -168,5 +168,17 @@ def _tell_settled(target: str, settlement: Settlement, dry_run: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    cli(prog_name="zappend")
+    """Run the command line; a wrong one gets one line, too."""
+    try:
+        code = cli(prog_name="zappend", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see '{context.command_path} --help'" if context is not None else ""
+        click.echo(f"Error: {error.format_message().rstrip('.')}{hint}", err=True)
+        code = error.exit_code
+    except click.Abort:
+        code = INTERRUPTED
+    raise SystemExit(code)

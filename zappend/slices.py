@@ -148,7 +148,7 @@ def open_slice(item: Any, index: int = 0) -> Iterator[Slice]:
     import xarray as xr
 
     if isinstance(item, xr.Dataset):
-        yield _from_dataset(item, f"slice {index}")
+        yield _from_dataset(item, str(index))
     elif isinstance(item, (str, os.PathLike)):
         path = os.fspath(item)
         with _open_path(str(path).removeprefix("file://")) as dataset:
