@@ -222,7 +222,7 @@ def test_times_are_stored_exactly_or_refused(
         zappend.append(target, xr.Dataset({"time": ("time", times)}))
     except SliceError:
         assert target == before
-        if unit == "microseconds" and dtype == "i8" and epoch >= "15":
+        if unit == "microseconds" and dtype == "i8" and epoch >= "17":
             raise
         return
     cube = cubes.open_mapping(target)

@@ -1,7 +1,7 @@
 """Times and durations ↔ stored numbers: whole units since an epoch, exact or refused.
 
-Dates after the Gregorian reform take integer arithmetic; other calendars, earlier dates and fractions go through
-xarray, and count only if they decode to what they were.
+Dates of our time take integer arithmetic; other calendars, remote dates and fractions go through xarray, and count only
+if they decode to what they were.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from zappend.encoding import (
 
 __all__ = ["choose_time_encoding", "encode_times"]
 
-GREGORIAN_START = np.datetime64("1582-10-15", "s")
+FIRST, LAST = np.datetime64("1678-01-01", "s"), np.datetime64("2262-01-01", "s")
+"""Between these every reader decodes by integer arithmetic, too: nanoseconds since 1970 fit into 64 bits."""
+
 TICK_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
 FINER_UNITS = ("milliseconds", "microseconds", "nanoseconds")
@@ -97,7 +99,8 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
     zero = 0
     if values.dtype.kind == "M":
         epoch = _epoch(str(target.attrs["units"])) if target.calendar == "standard" else None
-        if epoch is None or not (values[~missing].astype("M8[s]") >= GREGORIAN_START).all():
+        dates = values[~missing].astype("M8[s]")
+        if epoch is None or not ((dates >= FIRST) & (dates < LAST)).all():
             return None
         zero, rest = divmod(int(epoch.astype("i8")) * TICK_NANOSECONDS["s"], tick)
         if rest:
@@ -121,7 +124,7 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
 
 @functools.lru_cache(maxsize=256)
 def _epoch(units: str) -> np.datetime64 | None:
-    """Return the epoch of `units` if it is a plain Gregorian date after the reform, to the second."""
+    """Return the epoch of `units` if it is a plain date between `FIRST` and `LAST`, to the second."""
     text = units.partition(" since ")[2].strip().replace(" ", "T", 1).removesuffix(".0").removesuffix("Z")
     date, _, clock = text.partition("T")
     parts = clock.split(":") if clock else []
@@ -133,7 +136,7 @@ def _epoch(units: str) -> np.datetime64 | None:
         epoch = np.datetime64(f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}", "s")
     except ValueError:
         return None
-    return epoch if epoch >= GREGORIAN_START else None
+    return epoch if FIRST <= epoch < LAST else None
 
 
 def _encode_by_xarray(values: Block, target: Encoding) -> Block:
