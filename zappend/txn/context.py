@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -67,29 +68,23 @@ class Transaction(TransactionStore):
         try:
             settled = settle(self._storage)
         except BaseException:
-            self._lock.release()
+            self._end("failed")
             raise
         if settled.outcome != "clean":
             logger.warning("%s: a transaction that was cut off has been %s", self._storage.name, settled.outcome)
-        self.status, self._closed = "active", None
+        self.status, self._closed, self._owner = "active", None, os.getpid()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.status != "active":
+        if self.status != "active" or self._owner != os.getpid():
             return
         if error is None:
             self.commit()
-            return
-        try:
-            self.rollback()
-        except Exception as failure:
-            # The first error is what the caller must see; that its traces are still there belongs to it.
-            error.add_note(
-                f"rolling back failed too: {failure}; run 'zappend rollback {self._storage.name}' when that is mended"
-            )
-            logger.error("%s: rolling back failed, the undo log stays: %s", self._storage.name, failure)
+        else:
+            self._begin_end("rolls back")
+            self._roll_back_after(error)
 
     def commit(self) -> None:
         """Make all changes of the transaction the state of the target, and end it.
@@ -99,24 +94,22 @@ class Transaction(TransactionStore):
         """
         self._begin_end("commits")
         try:
-            decided = self._decide()
-        except CommitStateUnknown:
-            self._end("failed", abandon=True)
-            raise
-        except BaseException:
-            self._roll_back()
-            raise
-        try:
-            if decided:
+            if self._failure is not None or not self._is_empty():
+                self._decide()
                 apply(self._storage, self._log)
         except BaseException as error:
-            self._end("failed", abandon=True)
-            if not isinstance(error, Exception):
+            if self._is_undecided():
+                self._roll_back_after(error)
                 raise
-            raise CommitStateUnknown(
-                f"the transaction on {self._storage.name} is committed, but could not be carried through ({error}); "
-                f"run 'zappend rollback {self._storage.name}', which completes it"
-            ) from error
+            self._end("failed", abandon=True)
+            unknown = (
+                f"the commit to {self._storage.name} was cut off ({error!r}) and may have taken effect; "
+                f"run 'zappend rollback {self._storage.name}', which settles it"
+            )
+            if isinstance(error, Exception):
+                raise CommitStateUnknown(unknown) from error
+            error.add_note(unknown)
+            raise
         self._clean_up("committed")
 
     def rollback(self) -> None:
@@ -131,15 +124,20 @@ class Transaction(TransactionStore):
         if self.status != "active":
             self._check_usable()
         self._close(f"{doing} and takes no further work")
+        try:
+            self._drain()
+        except BaseException as error:
+            # Interrupted. As long as other threads write, the lock must not go.
+            self._drain()
+            self._roll_back_after(error)
+            raise
 
-    def _decide(self) -> bool:
-        """Commit; tell whether there was anything to commit."""
+    def _decide(self) -> None:
         if self._failure is not None:
             raise TransactionClosed(
                 f"cannot commit to {self._storage.name}: a write failed ({self._failure!r})"
             ) from self._failure
-        if self._is_empty():
-            return False
+        self._storage.check_room([*self._held, *self._staged])
         self._storage.sync()
         if changed := self._foreign_changes():
             raise TargetError(
@@ -149,17 +147,7 @@ class Transaction(TransactionStore):
         self._lock.check()
         if not self._log.hot:
             self._flush(())
-        redo = self._redo()
-        try:
-            self._log.decide(redo)
-        except BaseException as error:
-            if self._is_undecided():
-                raise
-            raise CommitStateUnknown(
-                f"it is not known whether the commit to {self._storage.name} took effect ({error!r}); "
-                f"run 'zappend rollback {self._storage.name}', which settles it"
-            ) from error
-        return True
+        self._log.decide(self._redo())
 
     def _is_undecided(self) -> bool:
         try:
@@ -167,9 +155,19 @@ class Transaction(TransactionStore):
         except Exception:
             return False
 
+    def _roll_back_after(self, error: BaseException) -> None:
+        try:
+            self._roll_back()
+        except Exception as failure:
+            # The first error is what the caller must see; that its traces are still there belongs to it.
+            error.add_note(
+                f"rolling back failed too: {failure}; run 'zappend rollback {self._storage.name}' when that is mended"
+            )
+            logger.error("%s: rolling back failed, the undo log stays: %s", self._storage.name, failure)
+
     def _roll_back(self) -> None:
         try:
-            settle(self._storage, own=True)
+            settle(self._storage, own=self._log)
         except BaseException:
             self._end("failed")
             raise
@@ -180,20 +178,15 @@ class Transaction(TransactionStore):
         self.status = status
         try:
             self._log.clear()
-        except OSError as error:
+        except Exception as error:
             logger.warning("%s: %s, but its log could not be removed: %s", self._storage.name, status, error)
-        self._end(status)
+        finally:
+            self._end(status)
 
     def _end(self, status: Status, *, abandon: bool = False) -> None:
         self.status = status
         self._closed = f"has {'failed' if status == 'failed' else 'been ' + status}"
-        try:
-            if abandon:
-                self._lock.abandon()
-            else:
-                self._lock.release()
-        except OSError as error:
-            logger.warning("%s: the lock could not be removed: %s", self._storage.name, error)
+        _let_go(self._lock.abandon if abandon else self._lock.release, self._storage.name)
 
 
 def transaction(target: Any, *, durability: Durability = "full", lock_timeout: float = 0.0) -> Transaction:
@@ -263,4 +256,12 @@ def rollback(target: Any, *, dry_run: bool = False, break_lock: bool = False, lo
     try:
         return settle(storage, dry_run=dry_run)
     finally:
-        lock.release()
+        _let_go(lock.release, storage.name)
+
+
+def _let_go(give_back: Callable[[], None], name: str) -> None:
+    # What was done stands, and an error that is on its way says more than this one.
+    try:
+        give_back()
+    except Exception as error:
+        logger.warning("%s: the lock could not be removed: %s", name, error)

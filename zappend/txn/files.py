@@ -14,7 +14,7 @@ class Files:
     """One method for each call; errors are those of the operating system."""
 
     def open(self, path: str, flags: int) -> int:
-        """Open a file for writing; new ones get the rights that the umask leaves."""
+        """Open a file, or a folder to be synced; new files get the rights that the umask leaves."""
         return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from zappend.errors import TargetError
 from zappend.txn.files import Files
@@ -77,8 +77,14 @@ class FolderArea(Area):
     def delete(self, key: str, txn: str) -> None:
         path = self._path(key)
         for name in (path, _temp_path(path, txn)):
-            with contextlib.suppress(*NOT_THERE):
+            try:
                 self._files.unlink(name)
+            except NOT_THERE:
+                pass
+            except (IsADirectoryError, PermissionError):
+                if not os.path.isdir(name):
+                    raise  # a folder is no value, so the key is absent
+            else:
                 self._changed(os.path.dirname(path))
 
     def keys(self, prefix: str = "") -> Iterator[str]:
@@ -157,11 +163,11 @@ class FolderArea(Area):
 
     @contextlib.contextmanager
     def _opened(self, path: str, flags: int) -> Iterator[int]:
-        fd = os.open(path, flags | os.O_CLOEXEC)
+        fd = self._files.open(path, flags)
         try:
             yield fd
         finally:
-            os.close(fd)
+            self._files.close(fd)
 
     def _entries(self, prefix: str) -> Iterator[tuple[str, bool]]:
         try:
@@ -229,10 +235,31 @@ class LocalStorage(FolderArea, Storage):
             try:
                 self._files.rmdir(path)
             except OSError:
-                if os.path.isdir(path) and not os.listdir(path):
+                if os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path):
                     raise  # empty, and yet it cannot be removed
             else:
                 self._changed(os.path.dirname(path))
+
+    def distrust(self, keys: Iterable[str]) -> None:
+        folders = {"": None}
+        for key in keys:
+            folders.update(dict.fromkeys(_folders_of(key)))
+            if not key or key.endswith("/"):
+                folders.update(dict.fromkeys(self._folders_below(key.rstrip("/"))))
+        for folder in folders:
+            self._changed(self._path(folder))
+        self._changed(os.path.dirname(self.root))
+
+    def check_room(self, keys: Collection[str]) -> None:
+        known: set[str] = set(keys)
+        folders = dict.fromkeys(folder for key in keys for folder in _folders_of(key))
+        for folder in folders:
+            path = self._path(folder)
+            if folder in known or (os.path.exists(path) and not os.path.isdir(path)):
+                raise TargetError(f"{folder!r} of {self.name} is a key, so no key can lie below it")
+        for key in keys:
+            if os.path.isdir(self._path(key)):
+                raise TargetError(f"{key!r} of {self.name} is a folder, so it can be no key")
 
     def prune(self, prefix: str) -> None:
         folder = prefix.rstrip("/")

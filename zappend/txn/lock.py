@@ -63,8 +63,11 @@ class FileLock(Lock):
         try:
             self._take(fd, break_lock)
         except BaseException:
-            if self._held is None:
-                self._files.close(fd)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                if self._held is None:
+                    self._files.close(fd)
+                else:
+                    self.release()
             raise
 
     def _try(self, until: float) -> int | None:
@@ -81,8 +84,12 @@ class FileLock(Lock):
                     f"cannot lock {self._name}: {os.path.dirname(self._place)} is no folder; make it first"
                 ) from None
             return None  # the folder was just removed by a holder that released
-        except OSError as error:
-            raise TargetError(f"cannot lock {self._name}: {error.strerror}: {self._path}") from error
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                self._files.rmdir(self._place)  # empty, so perhaps made here; another writer would make it again
+            if isinstance(error, OSError):
+                raise TargetError(f"cannot lock {self._name}: {error.strerror}: {self._path}") from error
+            raise
         keep = False
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +126,6 @@ class FileLock(Lock):
             self._files.truncate(fd)
             self._files.write(fd, json.dumps(_this_process(), indent=1).encode())
         except OSError as error:
-            self.release()
             raise TargetError(f"cannot lock {self._name}: {error.strerror}: {self._path}") from error
 
     def check(self) -> None:

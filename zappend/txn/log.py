@@ -21,12 +21,13 @@ from typing import Any
 
 from zappend.errors import LogDamaged
 from zappend.txn.record import MAX_BODY, digest, pack, unpack
-from zappend.txn.target import LOCK_NAME, Area
+from zappend.txn.target import TEMP_PREFIX, Area
 
 __all__ = ["Document", "Log", "PreImage", "Redo", "sweep"]
 
 HEAD = "undo"
 DECISION = "decision"
+SWEPT = ("undo-", "redo-", TEMP_PREFIX)
 
 PreImage = tuple[str, bytes | None]
 """A key and what it held; ``None``: it was absent."""
@@ -88,6 +89,7 @@ class Log:
         self._inline: tuple[Sequence[PreImage], Sequence[str]] = ((), ())
         self._undo = _Chain()
         self._redo = _Chain()
+        self._attempted = False
         self._decision: Redo | None = None
 
     # Writing, in the order of a transaction.
@@ -149,13 +151,14 @@ class Log:
             **_redo_fields(redo),
         )
         self._place.sync()
+        self._attempted = True
         self._place.create(DECISION, data, self.txn)
         self._place.sync()
         self._decision = redo
 
     def decided(self) -> bool:
-        """Tell whether a decision is there; raise if that cannot be told."""
-        return self._place.has(DECISION)
+        """Tell whether the decision is there; raise if that cannot be told."""
+        return self._attempted and self._place.has(DECISION)
 
     def clear(self) -> None:
         """Remove the log: the head first and durably, then the rest."""
@@ -176,8 +179,8 @@ class Log:
         data = place.get(HEAD)
         if data is None:
             return None
-        body = unpack(HEAD, data, HEAD)
         try:
+            body = unpack(HEAD, data, HEAD)
             log = cls(place, body["txn"])
             log._fingerprint = body["fingerprint"]
             log._inline = [(key, value) for key, value in body["records"]], body["folders"]
@@ -252,11 +255,14 @@ class Log:
 
 
 def sweep(place: Area) -> None:
-    """Remove every log object in `place`: the head first and durably, then the rest, which is inert without it."""
+    """Remove every log object in `place`: the head first and durably, then the rest, which is inert without it.
+
+    What has no name of a log object is not ours, and stays.
+    """
     if place.has(HEAD):
         place.delete(HEAD, "")
         place.sync()
-    place.delete_many([key for key in place.keys() if key != LOCK_NAME], "")
+    place.delete_many([key for key in place.keys() if key == DECISION or key.startswith(SWEPT)], "")
 
 
 def _batches(records: Iterable[PreImage]) -> Iterator[list[PreImage]]:

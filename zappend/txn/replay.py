@@ -7,10 +7,11 @@ folders are touched, and a document only while it is what the transaction found 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zappend.errors import TargetChanged
+from zappend.errors import LogDamaged, TargetChanged
 from zappend.txn.log import Document, Log, sweep
 from zappend.txn.record import digest
 from zappend.txn.store import is_document
@@ -38,7 +39,7 @@ class Settlement:
     removed: list[str] = field(default_factory=list)
 
 
-def settle(storage: Storage, *, dry_run: bool = False, own: bool = False) -> Settlement:
+def settle(storage: Storage, *, dry_run: bool = False, own: Log | None = None) -> Settlement:
     """Settle what is pending in the place of `storage`, whose lock is held, and leave nothing there.
 
     Parameters
@@ -48,7 +49,8 @@ def settle(storage: Storage, *, dry_run: bool = False, own: bool = False) -> Set
     dry_run
         Only tell what would be done.
     own
-        The pending transaction is that of the caller, who knows that nobody exchanged the target meanwhile.
+        The log of the caller's own transaction, if it is that which is to be undone: nobody has exchanged the target
+        meanwhile, and what this process changed it will also sync.
 
     Raises
     ------
@@ -58,19 +60,20 @@ def settle(storage: Storage, *, dry_run: bool = False, own: bool = False) -> Set
         If the target is not the one that the log belongs to, or a document was changed by others. In all of these
         cases nothing was changed, and the log stays.
     """
-    if not own and not dry_run:
+    if own is None and not dry_run:
         storage.place.harden()
     log = Log.found(storage.place)
+    if own is not None and (own.hot if log is None else log.txn != own.txn):
+        raise LogDamaged(f"the undo log of the transaction on {storage.name} was removed by others")
     if log is None:
         if not dry_run:
             sweep(storage.place)
         return Settlement()
-    if log.committed:
-        done = apply(storage, log, dry_run=dry_run)
-    else:
-        if not own:
-            _check_same_target(storage, log)
-        done = _undo(storage, log, dry_run)
+    if own is None:
+        _check_same_target(storage, log)
+        if not dry_run:
+            storage.distrust(_keys(log))
+    done = apply(storage, log, dry_run=dry_run) if log.committed else _undo(storage, log, dry_run)
     if not dry_run:
         log.clear()
     return done
@@ -148,10 +151,27 @@ def _undo(storage: Storage, log: Log, dry_run: bool) -> Settlement:
     return done
 
 
+def _keys(log: Log) -> Iterator[str]:
+    """Iterate over the keys that the transaction may have changed; a folder ends in a slash, or is empty for all."""
+    for records, _ in log.undo_groups():
+        yield from (key for key, _ in records)
+    for group in log.redo_groups():
+        yield from (key for key, _ in group.staged)
+        yield from (key for key, _, _ in group.documents)
+        yield from group.gone
+        yield from group.gone_prefixes
+
+
 def _check_same_target(storage: Storage, log: Log) -> None:
-    for key, logged in log.root().items():
+    expected: dict[str, set[bytes | None]] = {key: {value} for key, value in log.root().items()}
+    for group in log.redo_groups():
+        for key, _, new in group.documents:
+            expected.get(key, set()).add(digest(new))
+        for key in expected if "" in group.gone_prefixes else group.gone:
+            expected.get(key, set()).add(None)
+    for key, values in expected.items():
         value = storage.get(key)
-        if (None if value is None else digest(value)) != logged:
+        if (None if value is None else digest(value)) not in values:
             raise TargetChanged(
                 f"{key!r} of {storage.name} is not what it was when the pending transaction began, so the target was "
                 f"changed or replaced by others since; put the old one back and run 'zappend rollback {storage.name}', "

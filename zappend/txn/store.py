@@ -12,6 +12,7 @@ Reads and listings through the mapping see all three as done.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ class TransactionStore(MutableMapping[str, bytes]):
         self._guard = threading.Condition()
         self._failure: BaseException | None = None
         self._closed: str | None = None
+        self._owner = os.getpid()
         self._busy: set[str] = set()  # keys being written
         self._flushing = False
         self._waiting: dict[str, None] = {}  # keys that wait to be logged, in order
@@ -122,11 +124,11 @@ class TransactionStore(MutableMapping[str, bytes]):
     def _document(self, key: str) -> bytes | None:
         # The first reading is what the transaction rests on: it is compared with the target before the decision.
         if key not in self._seen:
-            self._seen[key] = self._storage.get(key)
+            self._seen.setdefault(key, self._storage.get(key))
         return self._seen[key]
 
     def _is_gone(self, key: str) -> bool:
-        return key in self._gone or any(key.startswith(prefix) for prefix in self._gone_prefixes)
+        return key in self._gone or key.startswith(tuple(self._gone_prefixes))
 
     def _has_left(self, name: str) -> bool:
         """Tell whether the key or folder `name` of the target has anything that is not deleted."""
@@ -186,28 +188,34 @@ class TransactionStore(MutableMapping[str, bytes]):
         changed
             Keys whose value is read and logged.
         """
-        keys = [check_key(key) for key in (*new, *changed) if not is_document(key) and not self._is_gone(key)]
+        keys = dict.fromkeys(check_key(key) for key in (*new, *changed))
         with self._writing(keys):
-            self._flush([key for key in keys if key not in self._logged], frozenset(new))
+            with self._guard:
+                while self._flushing:
+                    self._guard.wait()
+                self._check_failed()
+                todo = [k for k in keys if k not in self._logged and not is_document(k) and not self._is_gone(k)]
+                self._flushing = True
+            self._lead(todo, frozenset(new).difference(changed))
 
     def _write(self, values: Mapping[str, Value]) -> None:
         with self._writing(values):
-            chunks = {}
-            for key, value in values.items():
-                if is_document(key):
-                    self._document(key)
-                    self._held[key] = bytes(value)
-                elif self._is_gone(key):
-                    self._stage(key, bytes(value))
-                else:
-                    chunks[key] = value
-            if chunks:
-                self._remember(chunks)
-                try:
+            try:
+                chunks = {}
+                for key, value in values.items():
+                    if is_document(key):
+                        self._document(key)
+                        self._held[key] = bytes(value)
+                    elif self._is_gone(key):
+                        self._stage(key, bytes(value))
+                    else:
+                        chunks[key] = value
+                if chunks:
+                    self._remember(chunks)
                     self._storage.put_many(chunks, self._log.txn)
-                except BaseException as error:
-                    self._failure = error
-                    raise
+            except BaseException as error:
+                self._failure = self._failure or error
+                raise
 
     def _stage(self, key: str, value: bytes) -> None:
         with self._guard:
@@ -234,17 +242,23 @@ class TransactionStore(MutableMapping[str, bytes]):
                     self._check_failed()
                 if self._logged.issuperset(missing):
                     return
-                group = list(self._waiting)[:GROUP_KEYS]
-                for key in group:
-                    del self._waiting[key]
+                self._check_failed()
+                # One may wait here that was in another thread's group, and has been written since: its value is no
+                # original any more.
+                todo = [key for key in self._waiting if key not in self._logged]
+                group, self._waiting = todo[:GROUP_KEYS], dict.fromkeys(todo[GROUP_KEYS:])
                 self._flushing = True
-            try:
-                self._flush(group)
-            finally:
-                with self._guard:
-                    self._flushing = False
-                    self._guard.notify_all()
+            self._lead(group)
             missing = [key for key in missing if key not in self._logged]
+
+    def _lead(self, keys: Collection[str], new: Collection[str] = ()) -> None:
+        try:
+            if keys:
+                self._flush(keys, new)
+        finally:
+            with self._guard:
+                self._flushing = False
+                self._guard.notify_all()
 
     def _flush(self, keys: Collection[str], new: Collection[str] = ()) -> None:
         try:
@@ -281,17 +295,29 @@ class TransactionStore(MutableMapping[str, bytes]):
                 self._guard.notify_all()
 
     def _close(self, why: str) -> None:
-        """Take no further work, and wait for the writes that are running."""
+        """Take no further work."""
         with self._guard:
+            self._check_open()
             self._closed = why
             self._guard.notify_all()
+
+    def _drain(self) -> None:
+        """Wait for the writes that are running."""
+        with self._guard:
             while self._busy:
                 self._guard.wait()
 
     def _check_usable(self) -> None:
+        self._check_open()
+        self._check_failed()
+
+    def _check_open(self) -> None:
+        if self._owner != os.getpid():
+            raise TransactionClosed(
+                f"the transaction on {self._storage.name} belongs to process {self._owner} and is of no use in another"
+            )
         if self._closed is not None:
             raise TransactionClosed(f"the transaction on {self._storage.name} {self._closed}; start a new one")
-        self._check_failed()
 
     def _check_failed(self) -> None:
         if self._failure is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Literal
 
 from zappend.errors import TargetError, UsageError
@@ -151,6 +151,15 @@ class Storage(Area):
 
     def remove_folders(self, folders: Iterable[str]) -> None:
         """Remove those of `folders` that are there and empty."""
+
+    def distrust(self, keys: Iterable[str]) -> None:
+        """Have the next `sync` cover all that a process which was killed may have done to `keys` and not synced.
+
+        A key that ends in a slash, or is empty, stands for the whole folder.
+        """
+
+    def check_room(self, keys: Collection[str]) -> None:
+        """Raise `TargetError` if one of `keys` cannot be put, since a folder is there, or a key where its folder is."""
 
     def prune(self, prefix: str) -> None:
         """Remove the folders below `prefix`, itself included, that hold nothing any more."""

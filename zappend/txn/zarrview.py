@@ -128,4 +128,4 @@ def _part(value: bytes, byte_range: ByteRequest | None) -> bytes:
         case SuffixByteRequest(suffix):
             return value[max(len(value) - suffix, 0) :]
         case _:
-            raise ValueError(f"unexpected byte range {byte_range!r}")
+            raise ValueError(f"Unexpected byte_range, got {byte_range!r}")
