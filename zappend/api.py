@@ -15,7 +15,8 @@ from zappend.plan import Plan
 from zappend.slices import Slice, open_slice
 from zappend.txn.context import Transaction, rollback, transaction
 from zappend.txn.replay import Settlement
-from zappend.txn.target import Storage, open_target
+from zappend.txn.storage import Storage
+from zappend.txn.target import open_target
 
 __all__ = ["AppendResult", "Appended", "Settlement", "Transaction", "append", "rollback", "transaction"]
 

@@ -28,7 +28,7 @@ __all__ = ["Appender"]
 
 Box = tuple[range, ...]
 
-BYTES_PER_READ = 2**26
+BYTES_PER_READ = 2**25
 """What is read of a slice at a time, unless a single chunk is larger: bounds memory, and keeps reads few."""
 
 

@@ -170,10 +170,7 @@ def _tell_settled(target: str, settlement: Settlement, dry_run: bool) -> None:
 def main() -> None:
     """Run the command line; a wrong one gets one line, too."""
     try:
-        code = cli(prog_name="zappend", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        code = error.exit_code
+        code = cli(sys.argv[1:] or ["--help"], prog_name="zappend", standalone_mode=False)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see '{context.command_path} --help'" if context is not None else ""

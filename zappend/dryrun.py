@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 
 from zappend.errors import TargetError
-from zappend.txn.target import Storage
+from zappend.txn.storage import Storage
 
 __all__ = ["DryRun"]
 

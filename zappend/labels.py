@@ -86,7 +86,7 @@ def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | No
     fill = encoding.attrs.get("_FillValue")
     missing = is_missing(labels) | ((labels == fill) if fill is not None else False)
     if missing.any():
-        return f"label {int(np.argmax(missing))} is missing (NaN or NaT)"
+        return f"label {int(np.argmax(missing))} is missing: it is NaN, NaT or the fill value"
     joined = np.concatenate([tail[-1:], labels])
     scale = encoding.attrs.get("scale_factor")
     stored_sign = -1 if scale is not None and float(scale) < 0 else 1

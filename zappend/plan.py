@@ -91,7 +91,7 @@ class ArrayWrite:
     def grid(self) -> tuple[range, ...]:
         """Indices of the chunks to write, by dimension."""
         return tuple(
-            range(self._offset(axis) // chunk, max(math.ceil(size / chunk), 1 if not size else 0))
+            range(self._offset(axis) // chunk, math.ceil(size / chunk))
             for axis, (size, chunk) in enumerate(zip(self.array.shape, self.array.chunks, strict=True))
         )
 

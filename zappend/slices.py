@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zappend.cf import choose_encoding, to_stored
-from zappend.encoding import Block, Encoding, encoding_attrs
+from zappend.encoding import Block, Encoding, encoding_attrs, is_cftime
 from zappend.errors import SliceError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ class SliceVariable:
             if dtype.kind == "f" and "_FillValue" not in attrs:
                 attrs["_FillValue"] = dtype.type(np.nan)
             return Encoding(dtype.newbyteorder("<"), attrs)
-        return choose_encoding(self.read(), self.wanted)
+        first = self.read(tuple(slice(0, 1) for _ in self.dims))
+        is_exact = first.dtype.kind in "mM" or is_cftime(first)  # any unit that all of them need
+        return choose_encoding(self.read() if is_exact else first, self.wanted)
 
     def stored(self, target: Encoding) -> Block:
         """Return all values as they are stored under `target`."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from zappend.errors import CommitStateUnknown, TargetError, TransactionClosed
 from zappend.txn.log import Log
 from zappend.txn.replay import Settlement, apply, settle
+from zappend.txn.storage import Durability, Storage
 from zappend.txn.store import TransactionStore
-from zappend.txn.target import Durability, Storage, open_target
+from zappend.txn.target import open_target
 
 if TYPE_CHECKING:
     from zappend.txn.zarrview import ZarrView

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator
 from zappend.errors import TargetError
 from zappend.txn.files import Files
 from zappend.txn.lock import FileLock
-from zappend.txn.target import PLACE_PREFIX, TEMP_PREFIX, Area, Durability, Lock, Storage, Value
+from zappend.txn.storage import PLACE_PREFIX, TEMP_PREFIX, Area, Durability, Lock, Storage, Value
 
 __all__ = ["FolderArea", "LocalStorage"]
 

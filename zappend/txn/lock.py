@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from zappend.errors import Locked, LockHolder, TargetError
 from zappend.txn.files import Files
-from zappend.txn.target import LOCK_NAME, Lock
+from zappend.txn.storage import LOCK_NAME, Lock
 
 __all__ = ["FileLock"]
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from zappend.errors import LogDamaged
 from zappend.txn.record import MAX_BODY, digest, pack, unpack
-from zappend.txn.target import TEMP_PREFIX, Area
+from zappend.txn.storage import TEMP_PREFIX, Area
 
 __all__ = ["Document", "Log", "PreImage", "Redo", "sweep"]
 

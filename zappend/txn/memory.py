@@ -13,7 +13,7 @@ from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 
 from zappend.errors import Locked, TargetError
-from zappend.txn.target import PLACE_PREFIX, Area, Lock, Storage, Value
+from zappend.txn.storage import PLACE_PREFIX, Area, Lock, Storage, Value
 
 __all__ = ["MappingStorage"]
 

@@ -14,8 +14,8 @@ from typing import Literal
 from zappend.errors import LogDamaged, TargetChanged
 from zappend.txn.log import Document, Log, sweep
 from zappend.txn.record import digest
+from zappend.txn.storage import Storage
 from zappend.txn.store import is_document
-from zappend.txn.target import Storage
 
 __all__ = ["Settlement", "apply", "settle"]
 

@@ -21,7 +21,7 @@ from typing import Any
 from zappend.errors import TransactionClosed
 from zappend.txn.log import Document, Log, PreImage, Redo
 from zappend.txn.record import MAX_BODY
-from zappend.txn.target import Storage, Value, check_key
+from zappend.txn.storage import Storage, Value, check_key
 
 __all__ = ["ROOT_DOCUMENTS", "TransactionStore", "is_document"]
 

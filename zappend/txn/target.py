@@ -1,168 +1,17 @@
-"""The one storage interface below transactions, and what a user may give as a target.
-
-Everything above speaks of keys and bytes through `Storage`; a new kind of store is one more subclass and one more
-branch of `open_target`. Its errors never lie: ``None`` from `Area.get` and ``False`` from `Area.has` are a definite
-"not there", and whatever else goes wrong is raised.
-"""
+"""What a user may give as a target → its storage."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Literal
+from collections.abc import MutableMapping
+from typing import Any
 
 from zappend.errors import TargetError, UsageError
+from zappend.txn.local import LocalStorage
+from zappend.txn.memory import MappingStorage
+from zappend.txn.storage import DURABILITIES, Durability, Storage
 
-__all__ = ["DURABILITIES", "Area", "Durability", "Lock", "Storage", "Value", "check_key", "open_target"]
-
-Value = bytes | bytearray | memoryview
-"""What may be written; what is read is always `bytes`."""
-
-Durability = Literal["full", "process"]
-DURABILITIES: tuple[Durability, ...] = ("full", "process")
-
-PLACE_PREFIX = ".zappend/"
-TEMP_PREFIX = ".zappend-"
-LOCK_NAME = "lock"
-
-
-def check_key(key: object) -> str:
-    """Return `key` if it can name a value inside a target, else raise.
-
-    Raises
-    ------
-    TypeError
-        If it is no `str`.
-    ValueError
-        If it is empty, absolute, climbs (``..``), has an empty part, or lies where zappend keeps its own.
-    """
-    if not isinstance(key, str):
-        raise TypeError(f"key must be a str, not {type(key).__name__}")
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\0" in key or "\\" in key:
-        raise ValueError(f"{key!r} is no key of a store: it must be a relative path such as 'a/0.0'")
-    if parts[0] == PLACE_PREFIX[:-1] or parts[-1].startswith(TEMP_PREFIX):
-        raise ValueError(f"{key!r} lies where zappend keeps its undo log and temporary files")
-    return key
-
-
-class Lock(ABC):
-    """The right to write to one target; held by at most one transaction."""
-
-    @abstractmethod
-    def acquire(self, timeout: float, *, break_lock: bool = False) -> None:
-        """Take the lock, waiting up to `timeout` seconds for a live holder.
-
-        With `break_lock`, a holder of whom it cannot be proved that it is dead is taken for dead; a live one that
-        can be seen is never robbed. Raises `Locked`; then nothing was changed.
-        """
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise `TargetError` if the lock was lost, for instance deleted by hand."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """Give the lock back and leave nothing of it; does nothing in any process but the one that acquired it."""
-
-    @abstractmethod
-    def abandon(self) -> None:
-        """Stop holding the lock but leave all its traces, for the one who settles what is left open."""
-
-
-class Area(ABC):
-    """Keys and bytes, with errors that never lie, and the two barriers that a log needs."""
-
-    @abstractmethod
-    def get(self, key: str) -> bytes | None:
-        """Return the value of `key`, or ``None`` if it is definitely not there; raise if that is not known."""
-
-    @abstractmethod
-    def has(self, key: str) -> bool:
-        """Tell whether `key` is there; raise if that is not known."""
-
-    @abstractmethod
-    def put(self, key: str, value: Value, txn: str) -> None:
-        """Write `value` whole or not at all, for transaction `txn`; durable after the next `sync`."""
-
-    @abstractmethod
-    def create(self, key: str, value: Value, txn: str) -> None:
-        """Write `value` as `put` does, but raise `FileExistsError` if `key` is there."""
-
-    @abstractmethod
-    def delete(self, key: str, txn: str) -> None:
-        """Make `key` absent, with what a killed `put` of transaction `txn` may have left; absent already is fine."""
-
-    @abstractmethod
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """Iterate over all keys below the folder `prefix`, which is empty or ends in a slash, in any order."""
-
-    @abstractmethod
-    def children(self, prefix: str = "") -> Iterator[str]:
-        """Iterate over the names directly below the folder `prefix`: last parts of keys, and folders."""
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
-        """Return what `get` returns for each of `keys`; a store with latency does this side by side."""
-        return {key: self.get(key) for key in keys}
-
-    def put_many(self, values: Mapping[str, Value], txn: str) -> None:
-        """`put` each of `values`; a store with latency does this side by side."""
-        for key, value in values.items():
-            self.put(key, value, txn)
-
-    def delete_many(self, keys: Iterable[str], txn: str) -> None:
-        """`delete` each of `keys`; a store with latency does this side by side."""
-        for key in keys:
-            self.delete(key, txn)
-
-    def sync(self) -> None:
-        """Return when all that was put and deleted so far would survive a power cut; by default it does at once."""
-
-    def harden(self) -> None:
-        """Sync what was found here, written by a process that may have been killed before it could."""
-
-
-class Storage(Area):
-    """One target: an area, a second one for the log beside or inside it, and a lock.
-
-    Attributes
-    ----------
-    name
-        The target as a user would write it, for messages.
-    place
-        The area of the log; empty after a clean end.
-    """
-
-    name: str
-    place: Area
-
-    @abstractmethod
-    def in_use(self) -> bool:
-        """Tell whether there is anything of a transaction, running or cut off, without making or changing anything."""
-
-    @abstractmethod
-    def lock(self) -> Lock:
-        """Return the lock of this target, not yet acquired."""
-
-    def missing_folders(self, keys: Iterable[str]) -> list[str]:
-        """Return the folders that a `put` of `keys` would make, outermost first; a store without folders: none."""
-        return []
-
-    def remove_folders(self, folders: Iterable[str]) -> None:
-        """Remove those of `folders` that are there and empty."""
-
-    def distrust(self, keys: Iterable[str]) -> None:
-        """Have the next `sync` cover all that a process which was killed may have done to `keys` and not synced.
-
-        A key that ends in a slash, or is empty, stands for the whole folder.
-        """
-
-    def check_room(self, keys: Collection[str]) -> None:
-        """Raise `TargetError` if one of `keys` cannot be put, since a folder is there, or a key where its folder is."""
-
-    def prune(self, prefix: str) -> None:
-        """Remove the folders below `prefix`, itself included, that hold nothing any more."""
+__all__ = ["open_target"]
 
 
 def open_target(target: Any, durability: Durability = "full") -> Storage:
@@ -189,19 +38,15 @@ def open_target(target: Any, durability: Durability = "full") -> Storage:
     if isinstance(target, Storage):
         return target
     if isinstance(target, (str, os.PathLike)):
-        from zappend.txn.local import LocalStorage
-
-        return LocalStorage(local_path(os.fspath(target)), durability=durability)
+        return LocalStorage(_local_path(os.fspath(target)), durability=durability)
     if isinstance(target, MutableMapping) and not _is_fsspec_mapper(target):
-        from zappend.txn.memory import MappingStorage
-
         return MappingStorage(target)
     raise UsageError(
         f"target must be a local path, a file:// URL or a mapping of keys to bytes, not {type(target).__name__}"
     )
 
 
-def local_path(target: str | bytes) -> str:
+def _local_path(target: str | bytes) -> str:
     """Return the local path that `target` names; raise `TargetError` for a URL of another file system."""
     if not target or not isinstance(target, str):
         raise TargetError(f"{target!r} is no path of a target")
