@@ -11,8 +11,9 @@ import pytest
 from conftest import Case, DictCase, FolderCase, Scenario, both_ends, run
 
 from zappend.errors import CommitStateUnknown, TransactionError
-from zappend.testing import Faults, Killed, fail
-from zappend.txn import rollback
+from zappend.testing import Faults, FaultyFiles, Killed, fail
+from zappend.txn import rollback, transaction
+from zappend.txn.local import LocalStorage
 
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
 EIO = OSError(errno.EIO, "Input/output error")
@@ -221,3 +222,14 @@ def test_original_error_survives_a_failing_rollback(case: Case) -> None:
     assert "zappend rollback" in raised.__notes__[0]
     assert rollback(case.target()).outcome == "rolled back"
     assert case.state() == old
+
+
+def test_a_file_system_without_hard_links(folder: FolderCase) -> None:
+    class Linkless(FaultyFiles):
+        def link(self, source: str, to: str) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted", to)
+
+    with transaction(LocalStorage(folder.path, files=Linkless())) as txn:
+        txn["a/0"] = b"new"
+    assert folder.cube() == {"a/0": b"new"}
+    assert not folder.place.exists()

@@ -8,6 +8,7 @@ synced before the rename, and `FolderArea.sync` syncs each folder in which an en
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -22,6 +23,9 @@ from zappend.txn.storage import PLACE_PREFIX, TEMP_PREFIX, Area, Durability, Loc
 __all__ = ["FolderArea", "LocalStorage"]
 
 NOT_THERE = (FileNotFoundError, NotADirectoryError)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems without hard links answer."""
+
 LONGEST_NAME = 255
 
 
@@ -70,13 +74,20 @@ class FolderArea(Area):
     def create(self, key: str, value: Value, txn: str) -> None:
         path = self._path(key)
         temp = self._write_temp(path, value, txn)
-        self._files.link(temp, path)
-        self._files.unlink(temp)
+        try:
+            self._files.link(temp, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS or os.path.exists(path):
+                raise
+            # Without links: only the holder of the lock creates anything, so nobody comes between these two steps.
+            self._files.rename(temp, path)
+        else:
+            self._files.unlink(temp)
         self._changed(os.path.dirname(path))
 
     def delete(self, key: str, txn: str) -> None:
         path = self._path(key)
-        for name in (path, _temp_path(path, txn)):
+        for name in (path, _temp_path(path, txn)) if txn else (path,):
             try:
                 self._files.unlink(name)
             except NOT_THERE:

@@ -167,6 +167,11 @@ class Log:
 
     # Reading.
 
+    @staticmethod
+    def is_pending(place: Area) -> bool:
+        """Tell whether there is a head in `place`, and so a transaction to be settled."""
+        return place.has(HEAD)
+
     @classmethod
     def found(cls, place: Area) -> Log | None:
         """Return the log that is pending in `place`, whole and verified, or ``None`` if none is.
@@ -259,10 +264,14 @@ def sweep(place: Area) -> None:
 
     What has no name of a log object is not ours, and stays.
     """
-    if place.has(HEAD):
+    found = [key for key in place.keys() if key in (HEAD, DECISION) or key.startswith(SWEPT)]
+    if HEAD in found:
         place.delete(HEAD, "")
         place.sync()
-    place.delete_many([key for key in place.keys() if key == DECISION or key.startswith(SWEPT)], "")
+        found.remove(HEAD)
+    elif found:
+        place.harden()  # that the head is gone may not be durable yet, and it must not come back alone
+    place.delete_many(found, "")
 
 
 def _batches(records: Iterable[PreImage]) -> Iterator[list[PreImage]]:

@@ -60,7 +60,7 @@ def settle(storage: Storage, *, dry_run: bool = False, own: Log | None = None) -
         If the target is not the one that the log belongs to, or a document was changed by others. In all of these
         cases nothing was changed, and the log stays.
     """
-    if own is None and not dry_run:
+    if own is None and not dry_run and Log.is_pending(storage.place):
         storage.place.harden()
     log = Log.found(storage.place)
     if own is not None and (own.hot if log is None else log.txn != own.txn):

@@ -99,7 +99,7 @@ class Area(ABC):
 
     @abstractmethod
     def delete(self, key: str, txn: str) -> None:
-        """Make `key` absent, with what a killed `put` of transaction `txn` may have left; absent already is fine."""
+        """Make `key` absent, with what a killed `put` of `txn`, if that is not empty, left; absent already is fine."""
 
     @abstractmethod
     def keys(self, prefix: str = "") -> Iterator[str]:
