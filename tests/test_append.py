@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 import zappend
 from zappend.errors import SliceError, TargetError
+from zappend.testing import Faults, FaultyFiles
+from zappend.txn.local import LocalStorage
 
 formats = pytest.mark.parametrize("zarr_format", [2, 3])
 
@@ -179,6 +182,21 @@ def test_threads_make_no_difference(tmp_path: Path, zarr_format: int) -> None:
     for threads in (1, 2, 7):
         zappend.append(tmp_path / str(threads), slices, threads=threads, zarr_format=zarr_format)
     assert cubes.tree(tmp_path / "1") == cubes.tree(tmp_path / "2") == cubes.tree(tmp_path / "7")
+
+
+def test_one_thread_is_the_calling_thread(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    before = set(threading.enumerate())
+
+    def look() -> None:
+        seen.add(threading.current_thread().name)
+        assert set(threading.enumerate()) <= before
+
+    faults = Faults(1, look, lasting=True)
+    target = LocalStorage(tmp_path / "cube", files=FaultyFiles(faults))
+    zappend.append(target, [cubes.small(0), cubes.small(2)], threads=1)
+    assert faults.fired
+    assert seen == {threading.current_thread().name}
 
 
 @formats

@@ -202,3 +202,10 @@ def test_the_slices_before_a_bad_one_stay(tmp_path: Path) -> None:
     assert outcome.code == 1
     assert "2 of the slices before it went in and stay" in outcome.err
     cubes.assert_cube(tmp_path / "cube", cubes.concatenated([cubes.packed(0), cubes.packed(2)]))
+
+
+def test_an_extra_that_would_help_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "netCDF4", None)
+    (tmp_path / "old.nc").write_bytes(b"CDF\x01" + bytes(100))
+    with pytest.raises(zappend.ZappendError, match=r"NetCDF-3 file.*pip install 'zappend\[all\]'"):
+        zappend.append(tmp_path / "cube", tmp_path / "old.nc")
