@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zappend
-from zappend.errors import SliceError, TargetError
+from zappend.errors import SliceError, TargetError, UsageError
 from zappend.testing import Faults, FaultyFiles
 from zappend.txn.local import LocalStorage
 
@@ -396,3 +397,244 @@ def test_any_slices_of_any_type(
     cube = cubes.open_mapping(target)
     xr.testing.assert_identical(cube, cubes.concatenated(slices))
     assert cube.a.dtype == slices[0].a.dtype or (dtype == "O" and cube.a.dtype.kind in "OT")
+
+
+# What once went wrong.
+
+
+def one(value: Any, label: int, encoding: dict[str, Any] | None = None, **attrs: Any) -> xr.Dataset:
+    dataset = xr.Dataset({"v": ("time", np.atleast_1d(value), attrs)}, {"time": [label]})
+    dataset.v.encoding = encoding or {}
+    return dataset
+
+
+def raw_time(day: int, calendar: str) -> xr.Dataset:
+    attrs = {"units": "days since 0001-01-01", "calendar": calendar}
+    return xr.Dataset({"v": ("time", [1.0])}, {"time": ("time", [day], attrs)})
+
+
+def test_standard_and_proleptic_dates_before_the_reform_are_not_the_same() -> None:
+    target: dict[str, bytes] = {}
+    zappend.append(target, raw_time(738000, "proleptic_gregorian"))
+    with pytest.raises(SliceError, match="2021-07-29T00:00:00 is not after"):
+        zappend.append(target, raw_time(738001, "standard"))
+    zappend.append(target, raw_time(738003, "standard"))
+    assert cubes.open_mapping(target).time.values.astype("M8[D]").astype(str).tolist() == ["2021-07-30", "2021-07-31"]
+
+
+@pytest.mark.parametrize(
+    ("values", "attrs"),
+    [
+        ((1.1e6, 1.1e6 + 1), {"units": "hours since 1900-01-01"}),
+        ((500000.0, 500000.4), {"units": "m"}),
+        ((0, 0), {"grid_mapping_name": "x", "epsg": [4326, 4327]}),
+    ],
+)
+def test_constants_that_are_nearly_the_same_are_not(values: tuple[float, float], attrs: dict[str, Any]) -> None:
+    def make(i: int) -> xr.Dataset:
+        mine = {key: value[i] if isinstance(value, list) else value for key, value in attrs.items()}
+        return one(1.0, i, grid_mapping="frt").assign(frt=((), values[i], mine))
+
+    target: dict[str, bytes] = {}
+    zappend.append(target, make(0))
+    with pytest.raises(SliceError, match="variable 'frt'"):
+        zappend.append(target, make(1))
+
+
+def test_coordinates_may_differ_by_rounding() -> None:
+    target: dict[str, bytes] = {}
+    x = np.linspace(0.1, 9.9, 50)
+    zappend.append(target, one(1.0, 0).assign_coords(x=x))
+    zappend.append(target, one(1.0, 1).assign_coords(x=x.astype("f4")))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        (one(np.int16(1), 0, {"missing_value": np.int16(-999)}), one(np.int16(-999), 1), "missing_value"),
+        (one(np.float32(1), 0, {"missing_value": [7.0, 8.0]}), one(np.float32(8), 1), "missing_value"),
+        (one(1.0, 0), one(2**53 + 1, 1), "not exact in float64"),
+        (one(1.0, 0), one(np.uint64(2**64 - 1), 1), "not exact in float64"),
+        (one(1, 0, {"dtype": "i8", "scale_factor": 1.0}), one(2**53 + 1, 1), "not exact in float64"),
+        (one("a", 0), one(np.array(["\ud800"], object), 1), "cannot be encoded"),
+    ],
+)
+def test_values_that_slipped_through(first: xr.Dataset, second: xr.Dataset, why: str) -> None:
+    target: dict[str, bytes] = {}
+    zappend.append(target, first)
+    before = dict(target)
+    with pytest.raises(SliceError, match=why):
+        zappend.append(target, second)
+    assert target == before
+
+
+def test_false_where_false_is_the_fill_value(tmp_path: Path) -> None:
+    array = zarr.open_group(tmp_path / "cube", mode="w", zarr_format=2).create_array(
+        "v", shape=(1,), chunks=(1,), dtype=bool, fill_value=False
+    )
+    array.attrs["_ARRAY_DIMENSIONS"] = ["time"]
+    with pytest.raises(SliceError, match="marks as missing"):
+        zappend.append(tmp_path / "cube", xr.Dataset({"v": ("time", [False])}), append_step="any")
+
+
+def test_decoded_times_with_undecoded_bounds_are_refused() -> None:
+    dataset = xr.Dataset(
+        {"time_bnds": (("time", "nv"), [[0, 24]])}, {"time": ("time", cubes.days(0, 1), {"bounds": "time_bnds"})}
+    )
+    with pytest.raises(SliceError, match="decode both or none"):
+        zappend.append({}, dataset)
+
+
+@formats
+@pytest.mark.parametrize("change", ["attribute", "gone", "unlisted"])
+def test_stale_consolidated_metadata_is_refused(tmp_path: Path, zarr_format: int, change: str) -> None:
+    target = tmp_path / "cube"
+    zappend.append(target, cubes.small(0), zarr_format=zarr_format)
+    if change == "attribute":
+        zarr.open_group(target, mode="r+", use_consolidated=False)["a"].attrs["scale_factor"] = 0.1
+    elif change == "gone":
+        shutil.rmtree(target / "a")
+    else:
+        shutil.copytree(target / "a", target / "b")
+    before = cubes.tree(tmp_path)
+    with pytest.raises(TargetError, match=r"consolidated metadata.*zarr\.consolidate_metadata"):
+        zappend.append(target, cubes.small(2))
+    assert cubes.tree(tmp_path) == before
+
+
+def test_force_new_replaces_cubes_only(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(TargetError, match=r"no Zarr group.*thesis\.tex"):
+        zappend.append(tmp_path, cubes.small(0), force_new=True)
+    assert cubes.tree(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+@formats
+@pytest.mark.parametrize("value", ["abc", b"abc", cftime.Datetime360Day(2024, 2, 30), np.float32(1), True])
+def test_scalars_of_every_kind(tmp_path: Path, zarr_format: int, value: Any) -> None:
+    slices = [one(1.0, i).assign(name=((), value)) for i in range(2)]
+    zappend.append(tmp_path / "cube", slices, zarr_format=zarr_format)
+    cubes.assert_cube(tmp_path / "cube", cubes.concatenated(slices))
+
+
+@formats
+def test_strings_with_a_fill_value(tmp_path: Path, zarr_format: int) -> None:
+    """A string that a slice marks as missing is refused, since it could not be told from one that is there."""
+    for label, text in ((0, "abc"), (1, "")):
+        group = zarr.open_group(tmp_path / f"{label}.zarr", mode="w", zarr_format=2)
+        for name, values in (("v", np.array([text], object)), ("time", np.array([label + 1]))):
+            array = group.create_array(
+                name, shape=(1,), dtype=str if name == "v" else "i8", fill_value="" if name == "v" else None
+            )
+            array[...] = values
+            array.attrs["_ARRAY_DIMENSIONS"] = ["time"]
+    zappend.append(tmp_path / "cube", tmp_path / "0.zarr", zarr_format=zarr_format)
+    with xr.open_zarr(tmp_path / "cube", chunks=None) as cube:
+        assert cube.v.values.tolist() == ["abc"]
+    with pytest.raises(SliceError, match="variable 'v'"):
+        zappend.append(tmp_path / "cube", tmp_path / "1.zarr")
+
+
+@formats
+@pytest.mark.parametrize(
+    ("encoding", "dtype"),
+    [
+        ({"_FillValue": np.nan}, "i4"),
+        ({"_FillValue": -1}, "u1"),
+        ({"_FillValue": 255}, "i1"),
+        ({"missing_value": [7, 8]}, "i2"),
+        ({"_FillValue": [9]}, "i2"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:variable 'v' has multiple fill values")
+def test_odd_fill_values(zarr_format: int, encoding: dict[str, Any], dtype: str) -> None:
+    target: dict[str, bytes] = {}
+    slices = [one(np.array([i + 1], dtype), i, dict(encoding)) for i in range(2)]
+    zappend.append(target, slices, zarr_format=zarr_format)
+    np.testing.assert_array_equal(cubes.open_mapping(target).v, [1, 2])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\\b", "a\0b", ".zattrs", "a/b", ""])
+def test_names_that_no_array_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SliceError, match="cannot be the name of an array"):
+        zappend.append(tmp_path / "cube", xr.Dataset({name: ("time", [1.0])}, {"time": [0]}))
+    assert cubes.tree(tmp_path) == {}
+
+
+def test_numbers_that_zarr_does_not_have() -> None:
+    with pytest.raises(SliceError, match="cannot be stored"):
+        zappend.append({}, one(np.longdouble(1), 0))
+
+
+def test_related_variables_that_xarray_keeps_in_the_encoding(tmp_path: Path) -> None:
+    dataset = cubes.packed(0)
+    dataset.a.encoding["grid_mapping"] = "crs"
+    zappend.append(tmp_path / "cube", dataset)
+    with xr.open_zarr(tmp_path / "cube", chunks=None) as cube:
+        assert cube.a.attrs["grid_mapping"] == "crs"
+
+
+def test_months_have_no_fixed_length() -> None:
+    def month(i: int) -> xr.Dataset:
+        attrs = {"units": "months since 2000-01-01", "calendar": "360_day"}
+        return xr.Dataset({"v": ("time", [1.0])}, {"time": ("time", [i], attrs)})
+
+    target: dict[str, bytes] = {}
+    zappend.append(target, [month(1), month(2)])
+    with pytest.raises(SliceError, match="'months' has no fixed length"):
+        zappend.append(target, month(3), append_step="30D")
+
+
+def test_a_step_between_float_labels_may_be_rounded() -> None:
+    def hour(i: int) -> xr.Dataset:
+        return xr.Dataset({"v": ("time", [1.0])}, {"time": ("time", [i / 24], {"units": "days since 2000-01-01"})})
+
+    target: dict[str, bytes] = {}
+    zappend.append(target, [hour(i) for i in range(30)], append_step="1h")
+    with pytest.raises(SliceError, match="is not 1h"):
+        zappend.append(target, hour(31), append_step="1h")
+
+
+def test_equal_last_labels_give_no_direction() -> None:
+    target: dict[str, bytes] = {}
+    zappend.append(target, [one(1.0, 0), one(1.0, 0)], append_step="any")
+    with pytest.raises(SliceError, match="not after"):
+        zappend.append(target, one(1.0, -1))
+    zappend.append(target, one(1.0, 1))
+
+
+@pytest.mark.parametrize("step", ["NaT", "", "--1D", "0", "0D", "soon", "nan"])
+def test_steps_that_are_none(step: str) -> None:
+    with pytest.raises(UsageError, match="append_step must be"):
+        zappend.append({}, one(1.0, 0), append_step=step)
+
+
+def test_unsigned_labels_are_compared_as_such() -> None:
+    def label(i: int) -> xr.Dataset:
+        return xr.Dataset({"v": ("t", [1.0])}, {"t": ("t", np.array([i], "i1"), {"_Unsigned": "true"})})
+
+    target: dict[str, bytes] = {}
+    zappend.append(target, [label(127), label(-128)], append_dim="t")
+    assert cubes.open_mapping(target).t.values.tolist() == [127, 128]
+
+
+def test_a_dry_run_compares_large_constants(tmp_path: Path) -> None:
+    lat = np.random.default_rng(0).random((600, 600))
+    slices = [one(1.0, i).assign_coords(lat=(("y", "x"), lat)) for i in range(2)]
+    assert zappend.append(tmp_path / "cube", slices, dry_run=True) == 2
+
+
+@pytest.mark.parametrize("config", [5, [5]])
+def test_configurations_that_are_none(config: Any) -> None:
+    with pytest.raises(UsageError, match="must be a file or a mapping"):
+        zappend.append({}, one(1.0, 0), config)
+
+
+def test_a_lazy_variable_that_cannot_be_computed() -> None:
+    def fail(block: np.ndarray) -> np.ndarray:
+        raise RuntimeError("no such sensor")
+
+    broken = one(1.0, 0).chunk().map_blocks(lambda d: d)
+    broken["v"] = xr.apply_ufunc(fail, broken.v, dask="parallelized", output_dtypes=["f8"])
+    with pytest.raises(SliceError, match="variable 'v' cannot be read: no such sensor"):
+        zappend.append({}, broken)

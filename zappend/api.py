@@ -138,7 +138,7 @@ def append(
                         fresh = checked.force_new and not done
                         done.append(_append_one(storage, appender, new, checked, fresh=fresh))
             except ZappendError as error:
-                if done:
+                if done and view is None:
                     error.add_note(f"{len(done)} of the slices before it went in and stay")
                 raise
     return AppendResult(done, dry_run=checked.dry_run)
@@ -147,6 +147,7 @@ def append(
 def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Settings, *, fresh: bool) -> Appended:
     with transaction(storage, lock_timeout=settings.lock_timeout) as txn:
         if fresh:
+            appender.check_replaceable(txn)
             txn.clear()
         plan = appender.plan(txn, new)
         if plan is None:
@@ -157,7 +158,11 @@ def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Sett
 
 def _append_to(view: DryRun, appender: Appender, new: Slice) -> Appended:
     plan = appender.plan(view, new)
-    return _appended(new, plan, 0 if plan is None else appender.carry_out(plan, new, view))
+    if plan is None:
+        return _appended(new, None, 0)
+    data = (write for write in plan.writes if write.axis is not None and len(write.array.dims) > 1)
+    view.forget(chunk.key for write in data for chunk in write.chunks())
+    return _appended(new, plan, appender.carry_out(plan, new, view))
 
 
 def _appended(new: Slice, plan: Plan | None, size: int) -> Appended:

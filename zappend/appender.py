@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import product
 from math import ceil, prod
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -90,13 +90,21 @@ class Appender:
         }
         return plan_append(cube, new, self._settings, self._tail(store, cube), constants)
 
-    def _plan_creation(self, store: Mapping[str, bytes], new: Slice) -> Plan:
-        there = list(children_of(store, ""))
+    def check_replaceable(self, store: Mapping[str, bytes]) -> None:
+        """Raise `TargetError` unless what is in `store` is a Zarr group, or nothing."""
+        if self._reader.read(store, self._name) is None:
+            self._check_empty(store)
+
+    def _check_empty(self, store: Mapping[str, bytes]) -> None:
+        there = sorted(children_of(store, ""))
         if there:
             raise TargetError(
-                f"{self._name} is no Zarr group, but it is not empty either: it holds {', '.join(sorted(there)[:3])}"
+                f"{self._name} is no Zarr group, but it is not empty either: it holds {', '.join(there[:3])}"
                 f"{' …' if len(there) > 3 else ''}; name another target, or empty this one"
             )
+
+    def _plan_creation(self, store: Mapping[str, bytes], new: Slice) -> Plan:
+        self._check_empty(store)
         return plan_creation(new, self._settings)
 
     def _is_there(self, store: Mapping[str, bytes], cube: Cube, new: Slice, encoding: Encoding) -> bool:
@@ -182,17 +190,13 @@ class Appender:
             variable = new.variables[write.array.name]
             for box in _boxes(write, variable):
                 region = write.region(box)
-                try:
-                    values = variable.read(region)
-                except Exception as error:
-                    # What a damaged file raises is up to its reader.
-                    raise SliceError(f"slice {new.name}: variable {variable.name!r} cannot be read: {error}") from error
+                values = variable.read(region)
                 for chunk in write.chunks(box):
-                    inner = tuple(
+                    inner: tuple[Any, ...] = tuple(
                         slice(part.start - side.start, part.stop - side.start)
                         for part, side in zip(chunk.in_slice, region, strict=True)
                     )
-                    yield write, chunk, values[inner]
+                    yield write, chunk, values[(*inner, ...)]
 
     def _write(
         self, write: ArrayWrite, chunk: ChunkWrite, values: Block, new: Slice, store: MutableMapping[str, bytes]
@@ -212,7 +216,10 @@ class Appender:
                 whole[kept] = codec.decode(old)[kept]
             whole[chunk.in_chunk] = stored
             stored = whole
-        data = codec.encode(stored)
+        try:
+            data = codec.encode(stored)
+        except (ValueError, TypeError) as error:
+            raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
         store[chunk.key] = data
         return len(data)
 

@@ -19,6 +19,7 @@ from zappend.encoding import (
     EncodingError,
     cast_exactly,
     decode,
+    encoding_attrs,
     fill_missing,
     is_cftime,
     is_missing,
@@ -47,14 +48,14 @@ def choose_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
         return choose_time_encoding(values, wanted)
     if kind in "OUT":
         return Encoding(np.dtype("O"), {})
+    if kind in "bS":
+        return Encoding(values.dtype, {})
     dtype = values.dtype
     if kind in "iufc" and (named := wanted.get("dtype")) is not None and np.dtype(named).kind in "iufc":
         dtype = np.dtype(named)
-    attrs = {key: wanted[key] for key in PACKING_KEYS if wanted.get(key) is not None}
+    attrs = encoding_attrs({key: wanted[key] for key in PACKING_KEYS if key in wanted}, dtype)
     if dtype.kind in "fc" and "_FillValue" not in wanted:
-        attrs["_FillValue"] = dtype.type(np.nan)
-    elif "_FillValue" in attrs and dtype.kind in "iuf":
-        attrs["_FillValue"] = dtype.type(attrs["_FillValue"])
+        attrs["_FillValue"] = np.nan
     return Encoding(dtype.newbyteorder("<"), attrs)
 
 
@@ -99,7 +100,7 @@ def _encode_numbers(values: Block, target: Encoding) -> Block:
     if values.dtype.kind == "b" or dtype.kind == "b":
         if values.dtype.kind != dtype.kind and not (values.dtype.kind == "b" and dtype.kind in "iu"):
             raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
-        return values.astype(dtype, copy=False)
+        return fill_missing(values.astype(dtype, copy=False), values, is_missing(values), target)
     if values.dtype.kind == "c" and dtype.kind != "c":
         raise EncodingError(f"complex values cannot be stored as {dtype}")
     if str(attrs.get("_Unsigned", "")).lower() == "true" and dtype.kind == "i":
@@ -108,12 +109,13 @@ def _encode_numbers(values: Block, target: Encoding) -> Block:
             as_unsigned = np.asarray(fill, dtype).view(unsigned.dtype)[()]
             unsigned = replace(unsigned, attrs={**unsigned.attrs, "_FillValue": as_unsigned})
         return _encode_numbers(values, unsigned).view(dtype)
-    if values.dtype == dtype and scale is None and offset is None and (fill is None or same(fill, np.nan)):
+    is_plain = scale is None and offset is None and "missing_value" not in attrs
+    if values.dtype == dtype and is_plain and (fill is None or same(fill, np.nan)):
         return values
     missing = is_missing(values)
     numbers: Block = values
     if scale is not None or offset is not None:
-        numbers = values.astype("f8")
+        numbers = cast_exactly(values, np.dtype("f8"), values)
         if offset is not None:
             numbers = numbers - float(offset)
         if scale is not None:
@@ -140,10 +142,10 @@ def _encode_strings(values: Block, target: Encoding) -> Block:
         if wrong.any():
             raise refusal("not a string", values, wrong.reshape(values.shape))
     stored = values.astype(dtype)
-    wrong = stored.astype(object) != values.astype(object)
+    wrong = np.asarray(stored.astype(object) != values.astype(object))
     if wrong.any():
         raise refusal(f"longer than {dtype} holds", values, wrong)
     mask = target.attrs.get("_FillValue")
-    if mask is not None and (masked := stored == mask).any():
+    if mask is not None and (masked := np.asarray(stored == mask)).any():
         raise refusal("a valid value that _FillValue marks as missing", values, masked)
     return stored

@@ -73,12 +73,16 @@ def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings:
         configs = ()
     elif isinstance(configs, (str, os.PathLike, Mapping)):
         configs = (configs,)
+    elif not isinstance(configs, Iterable):
+        raise UsageError(f"a configuration must be a file or a mapping, not {type(configs).__name__}")
     merged: dict[str, Any] = {}
     for config in configs:
         if isinstance(config, Mapping):
             merged |= _checked(dict(config), "configuration")
-        else:
+        elif isinstance(config, (str, os.PathLike)):
             merged |= _checked(_read(os.fspath(config)), os.fspath(config))
+        else:
+            raise UsageError(f"a configuration must be a file or a mapping, not {type(config).__name__}")
     given = {name: value for name, value in settings.items() if value is not None}
     return msgspec.convert(merged | _checked(given, "settings"), Settings)
 

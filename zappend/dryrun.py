@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 
 from zappend.errors import TargetError
 from zappend.txn.storage import Storage
 
 __all__ = ["DryRun"]
-
-LARGEST_KEPT = 2**20
-"""Bytes above which a value is forgotten: it is a chunk of data, not of labels."""
 
 
 class DryRun(MutableMapping[str, bytes]):
@@ -38,6 +35,11 @@ class DryRun(MutableMapping[str, bytes]):
         self._storage = storage
         self._empty = force_new
         self._written: dict[str, bytes] = {}
+        self._data: frozenset[str] = frozenset()
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Do not keep what is written to `keys`, chunks of data that no later slice is compared with."""
+        self._data = frozenset(keys)
 
     def __getitem__(self, key: str) -> bytes:
         value = self._written.get(key)
@@ -48,7 +50,7 @@ class DryRun(MutableMapping[str, bytes]):
         return value
 
     def __setitem__(self, key: str, value: bytes) -> None:
-        if len(value) <= LARGEST_KEPT:
+        if key not in self._data:
             self._written[key] = value
 
     def __delitem__(self, key: str) -> None:

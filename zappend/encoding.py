@@ -88,14 +88,16 @@ class Encoding:
 
     @property
     def calendar(self) -> str:
-        """The calendar of times; all names of the Gregorian one are one name here."""
+        """The calendar of times; ``gregorian`` is an old name of ``standard``."""
         calendar = str(self.attrs.get("calendar", "standard")).lower()
-        return "standard" if calendar in STANDARD_CALENDARS else calendar
+        return "standard" if calendar == "gregorian" else calendar
 
     @property
     def unit_nanoseconds(self) -> int:
-        """Length of one stored unit of a time or duration."""
+        """Length of one stored unit of a time or duration; `EncodingError` for months and years, which have none."""
         unit = str(self.attrs["units"]).strip().split()[0].lower()
+        if unit not in UNITS:
+            raise EncodingError(f"the unit {unit!r} has no fixed length")
         return UNIT_NANOSECONDS[UNITS[unit]]
 
     def stores_like(self, other: Encoding) -> bool:
@@ -117,14 +119,37 @@ class Encoding:
         return str(value).lower() if name == "_Unsigned" and value is not None else value
 
 
-def encoding_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of `attrs` that belong to an `Encoding`."""
-    found = {key: attrs[key] for key in PACKING_KEYS if key in attrs}
+def encoding_attrs(attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return those of `attrs` that belong to an `Encoding` of stored values of `dtype`, as plain numbers or strings."""
+    found = {key: _plain(attrs[key]) for key in PACKING_KEYS if attrs.get(key) is not None}
+    if dtype.kind in "iu":
+        for key in ("_FillValue", "missing_value"):
+            if key in found and (fitting := _fitting(found.pop(key), found, dtype)) is not None:
+                found[key] = fitting
     if is_time_unit(attrs.get("units")):
         found.update((key, attrs[key]) for key in TIME_KEYS if key in attrs)
     elif str(attrs.get("dtype", "")).startswith("timedelta64") and "units" in attrs:
         found.update(units=attrs["units"], dtype=attrs["dtype"])
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as a Python value; files have arrays of one element where one number is meant."""
+    values = np.asarray(value)
+    if values.dtype == object or values.dtype.kind == "T":
+        return value
+    return values.reshape(-1)[0].item() if values.size == 1 else values.tolist()
+
+
+def _fitting(value: Any, attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> Any:
+    """Return what of a fill value whole numbers of `dtype` can be equal to, ``None`` for nothing."""
+    info = np.iinfo(dtype)
+    numbers = [int(v) for v in np.atleast_1d(value).tolist() if isinstance(v, (int, float)) and v == v // 1]
+    if str(attrs.get("_Unsigned", "")).lower() == "true":
+        bits = 8 * dtype.itemsize
+        numbers = [n - (1 << bits) if info.min < 0 and info.max < n < (1 << bits) else n for n in numbers]
+    numbers = [n for n in numbers if info.min <= n <= info.max]
+    return (numbers[0] if len(numbers) == 1 else numbers) if numbers else None
 
 
 def is_time_unit(units: Any) -> bool:
@@ -198,7 +223,8 @@ def cast_exactly(numbers: Block, dtype: np.dtype[Any], values: Block) -> Block:
             if wrong.any():
                 raise refusal(f"not a whole number, as {dtype} needs", values, wrong)
         elif numbers.dtype.kind in "iu":
-            wrong = cast.astype("f8") != numbers
+            back = cast.real if dtype.kind == "c" else cast
+            wrong = (back.astype(numbers.dtype) != numbers) | (back >= float(np.iinfo(numbers.dtype).max) + 1)
             if wrong.any():
                 raise refusal(f"not exact in {dtype}", values, wrong)
         else:
@@ -216,13 +242,14 @@ def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding)
     for name in ("_FillValue", "missing_value"):
         mask = target.attrs.get(name)
         if mask is not None and not same(mask, np.nan):
-            masked = (stored == np.asarray(mask).astype(target.dtype)) & ~missing
+            masked = np.isin(stored, np.asarray(mask).astype(target.dtype)) & ~missing
             if masked.any():
                 raise refusal(f"a valid value that is stored as {mask}, which {name} marks as missing", values, masked)
     if not missing.any():
         return stored
-    fill = target.attrs.get("_FillValue", np.nan if target.dtype.kind in "fc" else None)
-    if fill is None:
+    default = np.nan if target.dtype.kind in "fc" else target.attrs.get("missing_value")
+    fill = target.attrs.get("_FillValue", default)
+    if fill is None or np.ndim(fill):
         raise refusal("a missing value cannot be stored without a fill value", values, missing)
     return np.where(missing, np.asarray(fill).astype(target.dtype), stored)
 

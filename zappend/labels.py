@@ -6,11 +6,12 @@ a negative scale factor, in the opposite one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
-from zappend.encoding import Block, Encoding, is_missing, show
+from zappend.encoding import Block, Encoding, EncodingError, is_missing, show
 from zappend.errors import UsageError
 
 __all__ = ["Step", "check_labels", "parse_step"]
@@ -58,14 +59,16 @@ def parse_step(step: str | float | None) -> Step | None:
         return Step(str(step), 1 if number > 0 else -1, number=number)
     text = str(step)
     try:
-        nanoseconds = pd.Timedelta(f"{text[1:]}" if text[:1] in "+-" else text).value
-    except ValueError:
+        duration = pd.Timedelta(text)
+        if duration is pd.NaT:
+            raise ValueError(text)
+        nanoseconds = duration.as_unit("ns").value
+    except (ValueError, pd.errors.OutOfBoundsTimedelta):
         raise UsageError(
             f"append_step must be a number, a duration such as '1D' or '-12h', '+', '-' or 'any', not {step!r}"
         ) from None
     if nanoseconds == 0:
         raise UsageError(f"append_step must be a step other than zero, not {step!r}")
-    nanoseconds = -nanoseconds if text.startswith("-") else nanoseconds
     return Step(text, 1 if nanoseconds > 0 else -1, nanoseconds=nanoseconds)
 
 
@@ -85,6 +88,9 @@ def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | No
     """
     fill = encoding.attrs.get("_FillValue")
     missing = is_missing(labels) | ((labels == fill) if fill is not None else False)
+    if str(encoding.attrs.get("_Unsigned", "")).lower() == "true" and labels.dtype.kind == "i":
+        unsigned = f"u{labels.dtype.itemsize}"
+        return check_labels(labels.view(unsigned), tail.view(unsigned), replace(encoding, attrs={}), step)
     if missing.any():
         return f"label {int(np.argmax(missing))} is missing: it is NaN, NaT or the fill value"
     joined = np.concatenate([tail[-1:], labels])
@@ -93,7 +99,8 @@ def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | No
     if step is not None:
         sign = step.sign
     elif len(tail) >= 2:
-        sign = 1 if (tail[-1] > tail[-2]) == (stored_sign > 0) else -1
+        falling = tail[-1] < tail[-2] if stored_sign > 0 else tail[-1] > tail[-2]
+        sign = -1 if falling else 1
     else:
         sign = 1
     up = sign * stored_sign > 0
@@ -115,9 +122,16 @@ def _check_step(joined: Block, encoding: Encoding, step: Step) -> str | None:
     if step.nanoseconds is not None:
         if not encoding.is_time and not encoding.is_duration:
             return f"labels are no times, so they cannot have the step {step.text!r}"
-        expected = Fraction(step.nanoseconds, encoding.unit_nanoseconds)
-        deltas = [Fraction(b) - Fraction(a) for a, b in zip(joined[:-1].tolist(), joined[1:].tolist(), strict=True)]
-        fits = np.array([delta == expected for delta in deltas])
+        try:
+            expected = Fraction(step.nanoseconds, encoding.unit_nanoseconds)
+        except EncodingError as error:
+            return f"the step {step.text!r} cannot be checked: {error}"
+        if joined.dtype.kind == "f":
+            rounding = 4 * np.finfo(joined.dtype).eps * np.abs(joined).max()
+            fits = np.isclose(np.diff(joined), float(expected), rtol=0, atol=rounding)
+        else:
+            deltas = [Fraction(b - a) for a, b in zip(joined[:-1].tolist(), joined[1:].tolist(), strict=True)]
+            fits = np.array([delta == expected for delta in deltas])
     else:
         if joined.dtype.kind not in "iuf":
             return f"labels are no numbers, so they cannot have the step {step.text!r}"

@@ -36,6 +36,11 @@ ZarrFormat = int
 DIMENSIONS = "_ARRAY_DIMENSIONS"
 FILL = "_FillValue"
 
+WATCHED = frozenset({"shape", "chunks", "dtype", "data_type", "fill_value", "attributes"})
+"""Members of an array's document that are compared with the consolidated ones."""
+
+MEND = "mend it with zarr.consolidate_metadata(), then append again"
+
 
 @dataclass(frozen=True)
 class Array:
@@ -247,6 +252,7 @@ class CubeReader:
     def __init__(self) -> None:
         self._documents: dict[str, tuple[bytes, Json]] = {}
         self._arrays: dict[str, tuple[list[Json], Array]] = {}
+        self._listed = False
 
     def read(self, store: Mapping[str, bytes], name: str) -> Cube | None:
         """Return the cube in `store`, or ``None`` if there is no metadata at its root.
@@ -295,22 +301,28 @@ class CubeReader:
             children = (f"{child}/{last}" for child, doc in consolidated.items() if doc["node_type"] == "array")
         else:
             children = (key for key in consolidated if key.endswith("/.zarray"))
+        if consolidated is not None and not self._listed:
+            # Once is enough: afterwards only this writer, who holds the lock, adds arrays.
+            known = {key.partition("/")[0] for key in consolidated}
+            for child in children_of(store, ""):
+                if child not in known and f"{child}/{last}" in store:
+                    raise TargetError(f"{name}: {child}/{last} is there, but not in the consolidated metadata; {MEND}")
+            self._listed = True
         for key in children:
             path = key.rpartition("/")[0]
-            if "/" in path or (document := self._load(store, key)) is None:
+            if "/" in path:
+                continue
+            if (document := self._load(store, key)) is None:
+                if consolidated is not None:
+                    raise TargetError(f"{name}: {key} is in the consolidated metadata, but not there; {MEND}")
                 continue
             if zarr_format == 3 and document["node_type"] != "array":
                 continue
-            if consolidated is not None:
-                listed = consolidated[path if zarr_format == 3 else key]
-                if listed["shape"] != document["shape"]:
-                    raise TargetError(
-                        f"{name}: consolidated metadata is stale: {path!r} has shape {listed['shape']} there, "
-                        f"{document['shape']} in {key}; mend it with zarr.consolidate_metadata()"
-                    )
             documents = {last: document}
             if zarr_format == 2:
                 documents[".zattrs"] = self._load(store, f"{path}/.zattrs") or {}
+            if consolidated is not None:
+                _check_consolidated(consolidated, path, documents, name)
             yield path, self._parse(path, zarr_format, documents)
 
     def _parse(self, name: str, zarr_format: ZarrFormat, documents: dict[str, Json]) -> Array:
@@ -333,6 +345,19 @@ class CubeReader:
             raise ValueError(f"{key} holds no JSON object")
         self._documents[key] = data, document
         return document
+
+
+def _check_consolidated(consolidated: Json, path: str, documents: Mapping[str, Json], name: str) -> None:
+    """Raise `TargetError` if readers of the consolidated metadata see the array `path` otherwise than it is."""
+    for last, document in documents.items():
+        listed = consolidated.get(path if last == "zarr.json" else f"{path}/{last}") or {}
+        keys = document.keys() & WATCHED if last != ".zattrs" else document.keys() | listed.keys()
+        for key in sorted(keys):
+            if json.dumps(listed.get(key)) != json.dumps(document.get(key)):
+                raise TargetError(
+                    f"{name}: consolidated metadata is stale: {key} of {path!r} is {listed.get(key)!r} there, "
+                    f"{document.get(key)!r} in {path}/{last}; {MEND}"
+                )
 
 
 def children_of(store: Mapping[str, bytes], prefix: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from zappend.codec import default_codecs
 from zappend.config import Settings
 from zappend.datatypes import is_variable_length
-from zappend.encoding import Block, Encoding, EncodingError, encoding_attrs
+from zappend.encoding import Block, Encoding, EncodingError, encoding_attrs, same
 from zappend.errors import SliceError, TargetError, UsageError
 from zappend.labels import check_labels, parse_step
 from zappend.metadata import Array, Cube, new_array, new_cube
@@ -39,8 +39,8 @@ SMALLEST_CHUNK, BEST_CHUNK, LARGEST_CHUNK = 2**18, 2**24, 2**26
 STRING_SIZE = 32
 """Bytes that a string of any length is taken to have."""
 
-TOLERANCE = 1e-6
-"""Relative difference up to which two floats are one coordinate: more than float32 loses, less than any grid has."""
+STEP_TOLERANCE = 1e-3
+"""Part of the least step of a coordinate by which it may differ from that of the cube."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,9 @@ class Plan:
 
 def encodings_of(cube: Cube) -> dict[str, Encoding]:
     """Return how each array stores its values; bounds without units have those of what they bound, as CF says."""
-    found = {name: Encoding(array.dtype, encoding_attrs(array.attrs)) for name, array in cube.arrays.items()}
+    found = {
+        name: Encoding(array.dtype, encoding_attrs(array.attrs, array.dtype)) for name, array in cube.arrays.items()
+    }
     for name, array in cube.arrays.items():
         bounds = str(array.attrs.get("bounds"))
         if found[name].is_time and bounds in found and not found[bounds].is_time:
@@ -196,7 +198,7 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
             dims=variable.dims,
             dtype=encoding.dtype,
             fill_value=fill,
-            attrs={**variable.attrs, **{k: _plain(v) if k != "_FillValue" else v for k, v in encoding.attrs.items()}},
+            attrs={**variable.attrs, **encoding.attrs},
             codecs=default_codecs(zarr_format, encoding.dtype),
         )
         writes.append(ArrayWrite(array, encoding, axis, 0))
@@ -285,6 +287,7 @@ def _cube_size(cube: Cube, dim: str) -> int:
 def _structure_problems(cube: Cube, new: Slice, dim: str) -> list[str]:
     problems = [f"variable {name!r} is missing" for name in cube.arrays if name not in new.variables]
     problems += [f"variable {name!r} is not in the target" for name in new.variables if name not in cube.arrays]
+    grid_mappings = {str(array.attrs.get("grid_mapping")) for array in cube.arrays.values()}
     cube_sizes = {d: n for array in cube.arrays.values() for d, n in zip(array.dims, array.shape, strict=True)}
     for name, size in new.sizes.items():
         if name != dim and cube_sizes.get(name, size) != size:
@@ -295,11 +298,24 @@ def _structure_problems(cube: Cube, new: Slice, dim: str) -> list[str]:
             continue
         if variable.dims != array.dims:
             problems.append(f"variable {name!r} has dimensions {variable.dims}, expected {array.dims}")
-        units = variable.attrs.get("units")
-        expected = None if "units" in encoding_attrs(array.attrs) else array.attrs.get("units")
-        if units != expected and variable.dtype.kind not in "mM":
-            problems.append(f"variable {name!r} has units {units!r}, expected {expected!r}")
+        problems += _meaning_problems(variable, array, is_grid_mapping=name in grid_mappings)
     return problems
+
+
+def _meaning_problems(variable: SliceVariable, array: Array, *, is_grid_mapping: bool) -> list[str]:
+    """Compare the attributes that say what the numbers mean; all others are those of the first slice."""
+    stored = encoding_attrs(array.attrs, array.dtype)
+    ours = {key: value for key, value in array.attrs.items() if key not in stored}
+    names = {
+        key for key in (*ours, *variable.attrs) if key.startswith("flag_") or (is_grid_mapping and key != "coordinates")
+    }
+    if variable.dtype.kind not in "mM":
+        names.add("units")
+    return [
+        f"variable {array.name!r} has {key} {variable.attrs.get(key)!r}, expected {ours.get(key)!r}"
+        for key in sorted(names)
+        if not same(variable.attrs.get(key), ours.get(key))
+    ]
 
 
 def _constant_problems(new: Slice, encodings: Mapping[str, Encoding], constants: Mapping[str, Block]) -> list[str]:
@@ -310,7 +326,7 @@ def _constant_problems(new: Slice, encodings: Mapping[str, Encoding], constants:
         except EncodingError as error:
             problems.append(f"variable {name!r}: {error}")
             continue
-        if (where := _difference(found, expected)) is not None:
+        if (where := _difference(found, expected, encodings[name], new.variables[name].dtype)) is not None:
             index, values = where, (found[where], expected[where])
             problems.append(
                 f"variable {name!r} is not that of the target: {values[0]} at index {list(index)}, expected {values[1]}"
@@ -318,12 +334,18 @@ def _constant_problems(new: Slice, encodings: Mapping[str, Encoding], constants:
     return problems
 
 
-def _difference(found: Block, expected: Block) -> tuple[int, ...] | None:
-    if found.dtype.kind in "fc":
-        same = np.isclose(found, expected, rtol=TOLERANCE, atol=0, equal_nan=True)
+def _difference(found: Block, expected: Block, encoding: Encoding, given: np.dtype[Any]) -> tuple[int, ...] | None:
+    """Return where two stored constants differ: floats by more than rounding or a small part of the grid's step."""
+    if found.dtype.kind not in "fc":
+        alike = np.asarray(found == expected)
+    elif encoding.is_time or encoding.is_duration:
+        alike = np.isclose(found, expected, rtol=0, atol=0, equal_nan=True)
     else:
-        same = np.asarray(found == expected)
-    return None if same.all() else tuple(int(i) for i in np.argwhere(~same)[0])
+        digits = max(np.finfo(dtype).eps for dtype in (found.dtype, given) if dtype.kind in "fc")
+        steps = np.abs(np.diff(expected)) if expected.ndim == 1 else np.empty(0)
+        part = STEP_TOLERANCE * float(np.nanmin(steps)) if steps.size and np.isfinite(steps).any() else 0.0
+        alike = np.isclose(found, expected, rtol=4 * float(digits), atol=part, equal_nan=True)
+    return None if alike.all() else tuple(int(i) for i in np.argwhere(~alike)[0])
 
 
 def _label_problems(new: Slice, settings: Settings, encoding: Encoding | None, tail: Block | None) -> list[str]:
@@ -387,7 +409,3 @@ def _choose_chunks(variable: SliceVariable, encoding: Encoding, axis: int | None
             break
         shape[largest] = math.ceil(shape[largest] / 2)
     return tuple(shape)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zappend.cf import choose_encoding, to_stored
+from zappend.datatypes import STRING
 from zappend.encoding import Block, Encoding, encoding_attrs, is_cftime
 from zappend.errors import SliceError, UsageError
 
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["Slice", "SliceVariable", "open_slice"]
 
 Region = tuple[slice, ...]
+
+RELATED = ("bounds", "climatology", "grid_mapping", "cell_measures", "formula_terms", "geometry", "node_coordinates")
+"""Attributes by which CF names other variables."""
+
+LONGEST_NAME = 200
+"""Bytes of a variable's name: it becomes that of a folder, and of temporary files."""
+
+LARGEST_NUMBER = {"f": 8, "c": 16}
+"""Bytes of the largest numbers that Zarr has, by kind."""
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 NETCDF3_MAGIC = b"CDF"
@@ -38,6 +48,8 @@ class SliceVariable:
     ----------
     name, dims
         As in the dataset.
+    slice_name
+        The slice it is of, for messages.
     attrs
         Attributes that say nothing of how values are stored, in types that JSON has.
     source
@@ -49,6 +61,7 @@ class SliceVariable:
     """
 
     name: str
+    slice_name: str
     dims: tuple[str, ...]
     attrs: Mapping[str, Any]
     source: Encoding | None
@@ -73,16 +86,22 @@ class SliceVariable:
         return tuple(preferred[dim] for dim in self.dims) if set(self.dims) <= preferred.keys() else None
 
     def read(self, region: Region | None = None) -> Block:
-        """Return the values in `region`, all of them by default."""
-        return np.asarray(self.data.values if region is None else self.data[region].values)
+        """Return the values in `region`, all of them by default; raise `SliceError` if they cannot be had."""
+        try:
+            return np.asarray(self.data.values if region is None else self.data[region].values)
+        except Exception as error:
+            # What a damaged file, or a lazy computation, raises is up to it.
+            raise SliceError(
+                f"slice {self.slice_name}: variable {self.name!r} cannot be read: {_first_line(error)}"
+            ) from error
 
     def new_encoding(self) -> Encoding:
         """Return how a new cube stores this variable."""
-        if self.source is not None:
+        if self.source is not None and self.dtype.kind in "iufc":
             attrs = dict(self.source.attrs)
             dtype = self.source.dtype
             if dtype.kind == "f" and "_FillValue" not in attrs:
-                attrs["_FillValue"] = dtype.type(np.nan)
+                attrs["_FillValue"] = np.nan
             return Encoding(dtype.newbyteorder("<"), attrs)
         first = self.read(tuple(slice(0, 1) for _ in self.dims))
         is_exact = first.dtype.kind in "mM" or is_cftime(first)  # any unit that all of them need
@@ -163,6 +182,8 @@ def open_slice(item: Any, index: int = 0) -> Iterator[Slice]:
 def _open_path(path: str) -> Iterator[xr.Dataset]:
     import xarray as xr
 
+    if "://" in path:
+        raise SliceError(f"slice {path}: only local files and folders can be read so far")
     if not os.path.exists(path):
         raise SliceError(f"slice {path}: there is no such file or folder")
     options = _zarr_options(path) if os.path.isdir(path) else _file_options(path)
@@ -220,11 +241,15 @@ def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
     from xarray.conventions import encode_dataset_coordinates
 
     variables, attrs = encode_dataset_coordinates(dataset)
+    for variable in variables.values():
+        # Where xarray keeps them when it was told to take all related variables for coordinates.
+        related = {key: variable.encoding[key] for key in RELATED if key in variable.encoding}
+        variable.attrs = {**related, **variable.attrs}
     coords = {str(coord) for coord in dataset.coords}
     for holder in (attrs, *(variable.attrs for variable in variables.values())):
         coords.update(str(holder.get("coordinates", "")).split())
     described = {str(key): _describe(str(key), variable, name) for key, variable in variables.items()}
-    _share_time_units(described)
+    _share_time_units(described, name)
     return Slice(
         name,
         {str(dim): size for dim, size in dataset.sizes.items()},
@@ -237,24 +262,26 @@ def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
 def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariable:
     if any(not isinstance(dim, str) for dim in variable.dims):
         raise SliceError(f"slice {slice_name}: variable {name!r} has a dimension whose name is no string")
-    if not name or "/" in name or name.startswith("."):
-        raise SliceError(f"slice {slice_name}: {name!r} cannot be the name of an array in a cube")
+    if not name or set(name) & set("/\\\0") or name.startswith(".") or len(os.fsencode(name)) > LONGEST_NAME:
+        raise SliceError(f"slice {slice_name}: {name[:80]!r} cannot be the name of an array in a cube")
     dtype = np.dtype(variable.dtype)
-    if dtype.kind not in "biufcOUSTmM":
+    if dtype.kind not in "biufcOUSTmM" or dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize):
         raise SliceError(f"slice {slice_name}: variable {name!r} has the type {dtype}, which cannot be stored")
-    attrs = {str(key): _to_json(value) for key, value in variable.attrs.items()}
-    stored = encoding_attrs(attrs) if dtype.kind in "biufc" else {}
+    stored = encoding_attrs(variable.attrs, dtype) if dtype.kind not in "mM" else {}
+    masks = {"_FillValue", "missing_value"} if dtype.kind in "biufcOUST" else set()
+    attrs = {str(key): _to_json(value) for key, value in variable.attrs.items() if key not in masks}
     return SliceVariable(
         name,
+        slice_name,
         tuple(str(dim) for dim in variable.dims),
         {key: value for key, value in attrs.items() if key not in stored},
-        Encoding(dtype, stored) if stored else None,
+        Encoding(STRING if dtype.kind in "OUT" else dtype, stored) if stored else None,
         dict(variable.encoding),
         variable,
     )
 
 
-def _share_time_units(variables: dict[str, SliceVariable]) -> None:
+def _share_time_units(variables: dict[str, SliceVariable], slice_name: str) -> None:
     """Give bounds the units and the calendar of the variable that they bound, from which CF says they have them."""
     for parent in list(variables.values()):
         bounds = variables.get(str(parent.attrs.get("bounds")))
@@ -264,6 +291,12 @@ def _share_time_units(variables: dict[str, SliceVariable]) -> None:
             own = bounds.source.attrs if bounds.source else {}
             shared = {key: parent.source.attrs[key] for key in ("units", "calendar") if key in parent.source.attrs}
             variables[bounds.name] = replace(bounds, source=Encoding(bounds.dtype, {**shared, **own}))
+        elif bounds.dtype.kind in "iuf" and parent.dtype.kind in "mM":
+            if bounds.source is None or not (bounds.source.is_time or bounds.source.is_duration):
+                raise SliceError(
+                    f"slice {slice_name}: variable {bounds.name!r} holds plain numbers, but {parent.name!r}, "
+                    f"whose bounds they are, holds times; decode both or none"
+                )
         elif parent.source is None and parent.wanted.get("units"):
             shared = {key: parent.wanted[key] for key in ("units", "calendar", "dtype") if key in parent.wanted}
             variables[bounds.name] = replace(bounds, wanted={**shared, **bounds.wanted})

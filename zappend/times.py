@@ -20,6 +20,7 @@ from zappend.encoding import (
     EncodingError,
     cast_exactly,
     decode,
+    encoding_attrs,
     fill_missing,
     is_cftime,
     is_missing,
@@ -41,12 +42,10 @@ def choose_time_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
     """Return how times or durations are stored in a new array: as `wanted` if that holds them all, else finer."""
     named = wanted.get("dtype")
     dtype = np.dtype(named) if named is not None and np.dtype(named).kind in "iuf" else np.dtype("<i8")
-    attrs = {key: wanted[key] for key in ("_FillValue", "missing_value") if wanted.get(key) is not None}
+    attrs = encoding_attrs({key: wanted[key] for key in ("_FillValue", "missing_value") if key in wanted}, dtype)
     missing = is_missing(values)
     if missing.any() and "_FillValue" not in attrs:
-        attrs["_FillValue"] = np.nan if dtype.kind == "f" else np.iinfo(dtype).min
-    if "_FillValue" in attrs:
-        attrs["_FillValue"] = dtype.type(attrs["_FillValue"])
+        attrs["_FillValue"] = np.nan if dtype.kind == "f" else int(np.iinfo(dtype).min)
     since = ""
     if values.dtype.kind != "m":
         units = str(wanted.get("units", ""))
@@ -94,11 +93,14 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
     resolution, count = np.datetime_data(values.dtype)
     if resolution not in TICK_NANOSECONDS:
         return _exact_steps(values.astype(f"{values.dtype.kind}8[s]"), target, missing)
-    tick, unit = TICK_NANOSECONDS[resolution] * count, target.unit_nanoseconds
+    try:
+        tick, unit = TICK_NANOSECONDS[resolution] * count, target.unit_nanoseconds
+    except EncodingError:
+        return None
     ticks = np.where(missing, 0, values.astype("i8"))
     zero = 0
     if values.dtype.kind == "M":
-        epoch = _epoch(str(target.attrs["units"])) if target.calendar == "standard" else None
+        epoch = _epoch(str(target.attrs["units"])) if target.calendar in STANDARD_CALENDARS else None
         dates = values[~missing].astype("M8[s]")
         if epoch is None or not ((dates >= FIRST) & (dates < LAST)).all():
             return None
@@ -155,7 +157,7 @@ def _encode_by_xarray(values: Block, target: Encoding) -> Block:
         warnings.simplefilter("ignore")  # what it warns of is found by decoding
         try:
             encoded = encode_cf_variable(Variable(("x",), values, {}, wanted), name="values")
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, KeyError) as error:
             raise EncodingError(f"times cannot be stored with {target.attrs['units']!r}: {error}") from error
     stored = cast_exactly(np.asarray(encoded.values), target.dtype, values)
     _check_decoding(stored, values, target)
@@ -176,4 +178,8 @@ def _check_decoding(stored: Block, values: Block, target: Encoding) -> None:
 
 def _not_whole(values: Block, target: Encoding, where: Block) -> EncodingError:
     units = target.attrs["units"]
-    return refusal(f"cannot be expressed exactly as {target.dtype} in {units!r}", values, where)
+    return refusal(
+        f"cannot be expressed exactly as {target.dtype} in {units!r}; a cube that is made with finer units can hold it",
+        values,
+        where,
+    )

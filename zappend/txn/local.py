@@ -56,13 +56,19 @@ class FolderArea(Area):
         try:
             with open(self._path(key), "rb", buffering=0) as file:
                 return file.readall()
-        except (*NOT_THERE, IsADirectoryError):
+        except IsADirectoryError:
+            return None
+        except OSError as error:
+            if not _is_absence(error):
+                raise
             return None
 
     def has(self, key: str) -> bool:
         try:
             return not stat.S_ISDIR(os.stat(self._path(key)).st_mode)
-        except NOT_THERE:
+        except OSError as error:
+            if not _is_absence(error):
+                raise
             return False
 
     def put(self, key: str, value: Value, txn: str) -> None:
@@ -90,11 +96,12 @@ class FolderArea(Area):
         for name in (path, _temp_path(path, txn)) if txn else (path,):
             try:
                 self._files.unlink(name)
-            except NOT_THERE:
-                pass
             except (IsADirectoryError, PermissionError):
                 if not os.path.isdir(name):
                     raise  # a folder is no value, so the key is absent
+            except OSError as error:
+                if not _is_absence(error):
+                    raise
             else:
                 self._changed(os.path.dirname(path))
 
@@ -297,6 +304,8 @@ class LocalStorage(FolderArea, Storage):
 
     def _check_root(self) -> None:
         parent = os.path.dirname(self.root)
+        if parent == self.root:
+            raise TargetError(f"cannot write to {self.name}: it is the root of the file system")
         if os.path.exists(self.root) and not os.path.isdir(self.root):
             raise TargetError(f"cannot write to {self.name}: it is a file, and a target is a folder")
         if not os.path.isdir(parent):
@@ -310,6 +319,11 @@ class LocalStorage(FolderArea, Storage):
                         f"consolidated metadata would be bypassed; name that group as the target"
                     )
             above = os.path.dirname(above)
+
+
+def _is_absence(error: OSError) -> bool:
+    """Tell whether `error` says for certain that there is no such file: a name that is too long can be none either."""
+    return isinstance(error, NOT_THERE) or error.errno == errno.ENAMETOOLONG
 
 
 def _folders_of(key: str) -> Iterator[str]:

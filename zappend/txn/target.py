@@ -48,7 +48,7 @@ def open_target(target: Any, durability: Durability = "full") -> Storage:
 
 def _local_path(target: str | bytes) -> str:
     """Return the local path that `target` names; raise `TargetError` for a URL of another file system."""
-    if not target or not isinstance(target, str):
+    if not target or not isinstance(target, str) or "\0" in target:
         raise TargetError(f"{target!r} is no path of a target")
     scheme, separator, rest = target.partition("://")
     if not separator:
