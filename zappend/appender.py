@@ -20,8 +20,9 @@ from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.config import Settings
 from zappend.encoding import Block, Encoding, EncodingError
 from zappend.errors import SliceError, TargetError
-from zappend.metadata import Array, Cube, CubeReader, children_of
-from zappend.plan import ArrayWrite, ChunkWrite, Plan, encodings_of, plan_append, plan_creation
+from zappend.metadata import Array, Cube, encodings_of
+from zappend.plan import ArrayWrite, ChunkWrite, Plan, plan_append, plan_creation
+from zappend.reader import CubeReader, children_of
 from zappend.slices import Slice, SliceVariable
 
 __all__ = ["Appender"]

@@ -1,0 +1,160 @@
+"""Whether a slice fits a cube. Pure: each check returns what is wrong, so that one report has it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from zappend.config import Settings
+from zappend.encoding import Block, Encoding, EncodingError, encoding_attrs, same
+from zappend.errors import SliceError, TargetError
+from zappend.labels import check_labels, parse_step
+from zappend.metadata import Array, Cube
+from zappend.slices import Slice, SliceVariable
+
+__all__ = [
+    "append_size",
+    "constant_problems",
+    "cube_size",
+    "label_problems",
+    "refuse",
+    "size_problems",
+    "structure_problems",
+]
+
+STEP_TOLERANCE = 1e-3
+"""Part of the least step of a coordinate by which it may differ from that of the cube."""
+
+
+def refuse(new: Slice, problems: list[str]) -> None:
+    """Raise `SliceError` with all `problems` of the slice in one line, if there are any."""
+    if problems:
+        raise SliceError(f"slice {new.name}: {'; '.join(problems)}")
+
+
+def append_size(new: Slice, dim: str) -> int:
+    """Return how many labels the slice has along `dim`; raise `SliceError` if it has none."""
+    if dim not in new.sizes:
+        has = ", ".join(map(repr, new.sizes)) or "none at all"
+        raise SliceError(f"slice {new.name}: it has no dimension {dim!r} to append along; it has {has}")
+    if new.sizes[dim] == 0:
+        raise SliceError(f"slice {new.name}: its dimension {dim!r} is empty")
+    return new.sizes[dim]
+
+
+def cube_size(cube: Cube, dim: str) -> int:
+    """Return how many labels the cube has along `dim`; raise `TargetError` if its arrays do not agree."""
+    sizes = {name: a.shape[a.dims.index(dim)] for name, a in cube.arrays.items() if dim in a.dims}
+    if not sizes:
+        raise TargetError(f"no array of the target has the dimension {dim!r} to append along")
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
+        raise TargetError(f"the arrays of the target differ in length along {dim!r}: {listed}")
+    return next(iter(sizes.values()))
+
+
+def structure_problems(cube: Cube, new: Slice, dim: str) -> list[str]:
+    """Compare variables, sizes, dimensions and what the numbers mean."""
+    problems = [f"variable {name!r} is missing" for name in cube.arrays if name not in new.variables]
+    problems += [f"variable {name!r} is not in the target" for name in new.variables if name not in cube.arrays]
+    grid_mappings = {str(array.attrs.get("grid_mapping")) for array in cube.arrays.values()}
+    cube_sizes = {d: n for array in cube.arrays.values() for d, n in zip(array.dims, array.shape, strict=True)}
+    for name, size in new.sizes.items():
+        if name != dim and cube_sizes.get(name, size) != size:
+            problems.append(f"dimension {name!r} has size {size}, expected {cube_sizes[name]}")
+    for name, variable in new.variables.items():
+        array = cube.arrays.get(name)
+        if array is None:
+            continue
+        if variable.dims != array.dims:
+            problems.append(f"variable {name!r} has dimensions {variable.dims}, expected {array.dims}")
+        problems += _meaning_problems(variable, array, is_grid_mapping=name in grid_mappings)
+    return problems
+
+
+def _meaning_problems(variable: SliceVariable, array: Array, *, is_grid_mapping: bool) -> list[str]:
+    """Compare the attributes that say what the numbers mean; all others are those of the first slice."""
+    stored = encoding_attrs(array.attrs, array.dtype)
+    ours = {key: value for key, value in array.attrs.items() if key not in stored}
+    names = {
+        key for key in (*ours, *variable.attrs) if key.startswith("flag_") or (is_grid_mapping and key != "coordinates")
+    }
+    if variable.dtype.kind not in "mM":
+        names.add("units")
+    return [
+        f"variable {array.name!r} has {key} {variable.attrs.get(key)!r}, expected {ours.get(key)!r}"
+        for key in sorted(names)
+        if not same(variable.attrs.get(key), ours.get(key))
+    ]
+
+
+def constant_problems(new: Slice, encodings: Mapping[str, Encoding], constants: Mapping[str, Block]) -> list[str]:
+    """Compare what does not depend on the append dimension with the stored `constants`."""
+    problems = []
+    for name, expected in constants.items():
+        try:
+            found = new.variables[name].stored(encodings[name])
+        except EncodingError as error:
+            problems.append(f"variable {name!r}: {error}")
+            continue
+        if (where := _difference(found, expected, encodings[name], new.variables[name].dtype)) is not None:
+            index, values = where, (found[where], expected[where])
+            problems.append(
+                f"variable {name!r} is not that of the target: {values[0]} at index {list(index)}, expected {values[1]}"
+            )
+    return problems
+
+
+def _difference(found: Block, expected: Block, encoding: Encoding, given: np.dtype[Any]) -> tuple[int, ...] | None:
+    """Return where two stored constants differ: floats by more than rounding or a small part of the grid's step."""
+    if found.dtype.kind not in "fc":
+        alike = np.asarray(found == expected)
+    elif encoding.is_time or encoding.is_duration:
+        alike = np.isclose(found, expected, rtol=0, atol=0, equal_nan=True)
+    else:
+        digits = max(np.finfo(dtype).eps for dtype in (found.dtype, given) if dtype.kind in "fc")
+        steps = np.abs(np.diff(expected)) if expected.ndim == 1 else np.empty(0)
+        part = STEP_TOLERANCE * float(np.nanmin(steps)) if steps.size and np.isfinite(steps).any() else 0.0
+        alike = np.isclose(found, expected, rtol=4 * float(digits), atol=part, equal_nan=True)
+    return None if alike.all() else tuple(int(i) for i in np.argwhere(~alike)[0])
+
+
+def label_problems(new: Slice, settings: Settings, encoding: Encoding | None, tail: Block | None) -> list[str]:
+    """Tell whether the labels of the slice may follow `tail`, the last ones of the cube."""
+    step = parse_step(settings.append_step)
+    if settings.append_step == "any":
+        return []
+    labels = new.labelled(settings.append_dim)
+    if labels is None or encoding is None:
+        return [
+            f"it has no coordinate {settings.append_dim!r}, so its order cannot be checked; "
+            f"append_step 'any' appends it all the same"
+        ]
+    try:
+        stored = labels.stored(encoding)
+    except EncodingError as error:
+        return [f"variable {labels.name!r}: {error}"]
+    why = check_labels(stored, stored[:0] if tail is None else tail, encoding, step)
+    return [f"{why}; append_step 'any' appends it all the same"] if why else []
+
+
+def size_problems(cube: Cube, new: Slice, dim: str, old_size: int, size: int, settings: Settings) -> list[str]:
+    """Compare the number of labels with the chunks of the cube."""
+    problems = []
+    exempt = new.along(dim)
+    for name, array in cube.arrays.items():
+        if dim not in array.dims or name in exempt or settings.slice_size == "any":
+            continue
+        chunk = array.chunks[array.dims.index(dim)]
+        if old_size % chunk:
+            problems.append(f"the last chunk of {name!r} holds only {old_size % chunk} of {chunk} labels")
+        elif settings.slice_size == "chunk" and size != chunk:
+            problems.append(f"it has {size} labels along {dim!r}, expected {chunk}, as a chunk of {name!r}")
+        elif size % chunk:
+            problems.append(f"it has {size} labels along {dim!r}, expected a multiple of {chunk}, as {name!r}")
+        else:
+            continue
+        return [f"{problems[0]}; slice_size 'any' appends it all the same"]
+    return problems
