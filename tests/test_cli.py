@@ -12,7 +12,7 @@ from pathlib import Path
 import cubes
 import pytest
 import xarray as xr
-from test_refusals import run
+from commands import run, run_process
 
 import zappend
 from zappend.config import Settings
@@ -21,7 +21,7 @@ from zappend.config import Settings
 def test_append_then_append_then_rollback(tmp_path: Path) -> None:
     paths = cubes.write_netcdf(tmp_path, [cubes.packed(0), cubes.packed(2), cubes.packed(4)])
     target = tmp_path / "cube.zarr"
-    assert run("append", "-t", target, "--zarr-format", "3", *paths[:2]) == (0, "2 slices appended.\n", "")
+    assert run_process("append", "-t", target, "--zarr-format", "3", *paths[:2]) == (0, "2 slices appended.\n", "")
     assert run("append", "-t", target, "--if-exists", "skip", *paths) == (
         0,
         "1 slice appended. 2 skipped: in the cube already.\n",
@@ -68,7 +68,7 @@ def test_two_writers(tmp_path: Path) -> None:
         assert writer.stdin is not None
         assert writer.stdout.readline() == "working\n"
         for args in (("append", "-t", target, path), ("rollback", target)):
-            outcome = run(*args)
+            outcome = run_process(*args)
             assert outcome.code == 3
             assert f"{target} is locked by pid {writer.pid} of " in outcome.err
             assert f"on host {os.uname().nodename}, since 20" in outcome.err
@@ -124,7 +124,7 @@ def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zarr_format", ["2", "3"])
 def test_the_demo(tmp_path: Path, zarr_format: str) -> None:
-    outcome = run("demo", "--keep", tmp_path / "demo", "--zarr-format", zarr_format)
+    outcome = run_process("demo", "--keep", tmp_path / "demo", "--zarr-format", zarr_format)
     assert (outcome.code, outcome.err) == (0, "")
     assert "Killed the append" in outcome.out
     assert "the cube is the old one byte for byte" in outcome.out

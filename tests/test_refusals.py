@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import cubes
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from commands import run, run_process
 
 import zappend
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def run(*args: str | os.PathLike[str], cwd: Path | None = None) -> Outcome:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "zappend", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
 
 Change = Callable[[xr.Dataset], xr.Dataset]
 
@@ -184,6 +168,13 @@ def test_a_command_that_cannot_work(tmp_path: Path, fault: str) -> None:
     assert outcome.code == code
     assert len(outcome.err.splitlines()) == 1
     assert cubes.tree(tmp_path) == before
+
+
+def test_a_process_of_its_own_says_the_same(tmp_path: Path) -> None:
+    args = ("append", "-t", "cube.zarr", "no.nc")
+    outcome = run_process(*args, cwd=tmp_path)
+    assert outcome == run(*args, cwd=tmp_path)
+    assert outcome.code == 1
 
 
 def test_another_format_than_the_target_has(tmp_path: Path) -> None:
