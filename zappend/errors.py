@@ -15,8 +15,9 @@
         ├── LogVersionError              5      use the newer zappend that wrote the log
         └── CommitStateUnknown           6      run ``zappend rollback``: it settles the transaction
 
-After exit codes 1 to 3 the target is as it was before the call; after 4 and 5 nothing was changed by the
-refusal; after 6 the target is the old or the new one as soon as ``zappend rollback`` has run.
+After exit codes 1 to 3 the target is as it was, but for slices that went in before the one that failed, and unless a
+note on the error says that rolling back failed, too. After 4 and 5 the refusal has changed nothing. After 6 the target
+is the old or the new one as soon as ``zappend rollback`` has run.
 
 Each error is also the builtin named in brackets, so handlers written for that builtin keep working. A key that
 is missing stays a plain ``KeyError``, and an I/O error of the operating system a plain ``OSError``.
