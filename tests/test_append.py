@@ -219,7 +219,7 @@ def test_large_slices_are_read_in_parts(tmp_path: Path, zarr_format: int, monkey
 UNITS = ["days", "hours", "minutes", "seconds", "milliseconds", "microseconds"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     unit=st.sampled_from(UNITS),
     epoch=st.sampled_from(["1970-01-01", "1900-01-01 12:00:00", "0001-01-01", "2024-02-29T06:30:00", "1583-01-01"]),
@@ -370,7 +370,7 @@ def test_strings_longer_than_the_cube_holds_are_refused(tmp_path: Path) -> None:
         zappend.append(tmp_path / "cube", xr.Dataset({"a": ("time", np.array(["abcd"]))}, {"time": [1]}))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     dtype=st.sampled_from(["bool", "i1", "u2", "i8", "f2", "f4", "f8", "c8", "O"]),
     zarr_format=st.sampled_from([2, 3]),
