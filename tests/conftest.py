@@ -14,9 +14,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from zappend.testing import Faults, FaultyFiles, FaultyMapping
+from zappend.testing import Faults, FaultyFiles, FaultyMapping, MemoryObjects, SteppingClock
 from zappend.txn import Transaction, transaction
 from zappend.txn.local import LocalStorage
+from zappend.txn.objectstore import ObjectStorage
 
 hypothesis.settings.register_profile("zappend", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("zappend")
@@ -94,7 +95,37 @@ class FolderCase:
         return {k.removeprefix(prefix): v for k, v in self.state().items() if v is not None and k.startswith(prefix)}
 
 
-Case = DictCase | FolderCase
+class ObjectCase:
+    """A cube in a bucket in memory; each target is a client of its own, in a process of its own."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+        self.clock = SteppingClock()
+
+    def reset(self, cube: Mapping[str, bytes] | None) -> None:
+        self.bury()
+        self.data.clear()
+        self.data.update({f"cube/{key}": value for key, value in (cube or {}).items()})
+
+    def target(self, faults: Faults | None = None, **options: Any) -> ObjectStorage:
+        cube, place = (MemoryObjects(self.data, prefix, faults) for prefix in ("cube/", "cube.zappend/"))
+        return ObjectStorage(cube, place, clock=self.clock, threads=1, **{"quiet": 90.0, **options})
+
+    def begin(self, faults: Faults | None = None) -> Transaction:
+        return transaction(self.target(faults))
+
+    def bury(self) -> None:
+        """Let no dead writer be heard of."""
+        self.clock.forget()
+
+    def state(self) -> State:
+        return dict(self.data)
+
+    def cube(self) -> dict[str, bytes]:
+        return {key.removeprefix("cube/"): value for key, value in self.data.items() if key.startswith("cube/")}
+
+
+Case = DictCase | FolderCase | ObjectCase
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@
     ├── TargetError                      1      mend the target, its place or its rights (OSError)
     └── TransactionError
         ├── Locked                       3      wait, or see whether the holder is alive (OSError)
+        │   └── LockLost                 3      somebody else holds the lock now and settles this; try again
         ├── TransactionClosed            1      start a new transaction (RuntimeError)
         ├── RecoveryRefused              4      look at the target before anything else is done to it
         │   ├── LogDamaged               4      the undo log does not verify (ValueError)
@@ -30,6 +31,7 @@ from typing import Any, ClassVar
 __all__ = [
     "CommitStateUnknown",
     "LockHolder",
+    "LockLost",
     "Locked",
     "LogDamaged",
     "LogVersionError",
@@ -94,6 +96,10 @@ class Locked(TransactionError, OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.holder)
+
+
+class LockLost(Locked):
+    """The lock was taken over, since this writer was silent for too long; whoever has it undoes what this one did."""
 
 
 class TransactionClosed(TransactionError, RuntimeError):

@@ -19,16 +19,31 @@ at one of them. So a test runs the same work again and again, at 1, 2, 3, …, u
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Literal, NamedTuple, TypeVar
 
 from zappend.txn.files import Files
+from zappend.txn.lease import Clock
+from zappend.txn.objects import Conflict, Objects, Tag
+from zappend.txn.storage import Value
 
-__all__ = ["Call", "CountingMapping", "Faults", "FaultyFiles", "FaultyMapping", "Killed", "LatencyMapping", "fail"]
+__all__ = [
+    "Call",
+    "CountingMapping",
+    "Faults",
+    "FaultyFiles",
+    "FaultyMapping",
+    "Killed",
+    "LatencyMapping",
+    "MemoryObjects",
+    "SteppingClock",
+    "fail",
+]
 
 T = TypeVar("T")
 
@@ -250,3 +265,130 @@ class LatencyMapping(_Wrapper):
     def _call(self, name: str, key: str, do: Callable[[], T]) -> T:
         time.sleep(self.seconds)
         return do()
+
+
+class MemoryObjects(Objects):
+    """An object store in memory, under `faults`, as S3 is: the tag of an object follows from its bytes alone.
+
+    Several of these on one `data` are several clients of one bucket. A fault of `faults` raises `LOST` for a request
+    or an answer that is lost.
+
+    Parameters
+    ----------
+    data
+        The whole bucket; changed by all its clients.
+    prefix
+        Begins all keys, but is not part of them.
+    faults
+        What happens at which request.
+    client
+        Equal for clients that are in one process.
+    """
+
+    quiet = 900.0
+
+    def __init__(
+        self, data: dict[str, bytes], prefix: str = "", faults: Faults | None = None, client: object = None
+    ) -> None:
+        self.data = data
+        self.prefix = prefix
+        self.faults = faults or Faults()
+        self.name = f"test://bucket/{prefix}".rstrip("/")
+        self.identity = (id(data), prefix, id(self if client is None else client))
+
+    def get(self, key: str) -> tuple[bytes, Tag] | None:
+        def do() -> tuple[bytes, Tag] | None:
+            value = self.data.get(self.prefix + key)
+            return None if value is None else (value, _tag(value))
+
+        return self._call("get", key, do)
+
+    def head(self, key: str) -> Tag | None:
+        return self._call("head", key, lambda: self._tag_at(key))
+
+    def put(self, key: str, data: Value, over: Tag | None) -> Tag:
+        value = bytes(data)
+
+        def do() -> Tag:
+            with _bucket:
+                if self._tag_at(key) != over:
+                    raise Conflict(key)
+                self.data[self.prefix + key] = value
+            return _tag(value)
+
+        return self._call("put", key, do)
+
+    def delete(self, key: str, tag: Tag) -> None:
+        def do() -> None:
+            with _bucket:
+                now = self._tag_at(key)
+                if now not in (tag, None):
+                    raise Conflict(key)
+                self.data.pop(self.prefix + key, None)
+
+        self._call("delete", key, do)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        names = [self.prefix + key for key in keys]
+
+        def do() -> None:
+            with _bucket:
+                for name in names:
+                    self.data.pop(name, None)
+
+        self._call("delete_many", " ".join(names), do)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, Tag]]:
+        whole = self.prefix + prefix
+        found = self._call("list", prefix, lambda: [kv for kv in sorted(self.data.items()) if kv[0].startswith(whole)])
+        return iter([(key[len(self.prefix) :], _tag(value)) for key, value in found])
+
+    def children(self, prefix: str) -> Iterator[str]:
+        names = (key[len(prefix) :].partition("/")[0] for key, _ in self.list(prefix))
+        return iter(dict.fromkeys(names))
+
+    def check(self) -> None:
+        """Do nothing: conditions are kept."""
+
+    def _tag_at(self, key: str) -> Tag | None:
+        value = self.data.get(self.prefix + key)
+        return None if value is None else _tag(value)
+
+    def _call(self, name: str, key: str, do: Callable[[], T]) -> T:
+        return self.faults.call(Call(name, key), do)
+
+
+_bucket = threading.Lock()
+
+
+def _tag(value: bytes) -> Tag:
+    return hashlib.md5(value, usedforsecurity=False).hexdigest()
+
+
+class SteppingClock(Clock):
+    """A clock that stands still, but while somebody sleeps: then it jumps, and what is to be repeated is done."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self._repeated: dict[object, tuple[float, float, Callable[[], None]]] = {}
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        until = self.time + seconds
+        while due := min(((at, key) for key, (at, _, _) in self._repeated.items() if at <= until), default=None):
+            self.time, key = max(due[0], self.time), due[1]
+            _, every, do = self._repeated[key]
+            self._repeated[key] = self.time + every, every, do
+            do()
+        self.time = until
+
+    def repeat(self, do: Callable[[], None], seconds: float) -> Callable[[], None]:
+        key = len(self._repeated), do
+        self._repeated[key] = self.time + seconds, seconds, do
+        return lambda: self._repeated.pop(key, None) and None
+
+    def forget(self) -> None:
+        """End all that is repeated, as when its process dies."""
+        self._repeated.clear()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from zappend.errors import CommitStateUnknown, TargetError, TransactionClosed
+from zappend.errors import CommitStateUnknown, LockLost, TargetError, TransactionClosed
 from zappend.txn.log import Log
 from zappend.txn.replay import Settlement, apply, settle
 from zappend.txn.storage import Durability, Storage
@@ -97,7 +97,7 @@ class Transaction(TransactionStore):
         try:
             if self._failure is not None or not self._is_empty():
                 self._decide()
-                apply(self._storage, self._log)
+                apply(self._storage, self._log, own=True)
         except BaseException as error:
             if self._is_undecided():
                 self._roll_back_after(error)
@@ -157,6 +157,10 @@ class Transaction(TransactionStore):
             return False
 
     def _roll_back_after(self, error: BaseException) -> None:
+        if isinstance(error, LockLost):
+            # Not ours to touch any more: whoever has the lock undoes it.
+            self._end("failed", abandon=True)
+            return
         try:
             self._roll_back()
         except Exception as failure:
@@ -177,6 +181,7 @@ class Transaction(TransactionStore):
     def _clean_up(self, status: Status) -> None:
         # From here on the outcome is settled, so nothing that fails may be reported as its failure.
         self.status = status
+        self._lock.finish()
         try:
             self._log.clear()
         except Exception as error:
@@ -253,7 +258,7 @@ def rollback(target: Any, *, dry_run: bool = False, break_lock: bool = False, lo
     if not storage.in_use():
         return Settlement()
     lock = storage.lock()
-    lock.acquire(lock_timeout, break_lock=break_lock)
+    lock.acquire(lock_timeout, break_lock=break_lock, dry_run=dry_run)
     try:
         return settle(storage, dry_run=dry_run)
     finally:

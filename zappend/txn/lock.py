@@ -21,7 +21,7 @@ from zappend.errors import Locked, LockHolder, TargetError
 from zappend.txn.files import Files
 from zappend.txn.storage import LOCK_NAME, Lock
 
-__all__ = ["FileLock"]
+__all__ = ["FileLock", "age_of", "describe", "this_process"]
 
 PATIENCE = 0.2
 """Seconds for which a lock must be seen held before it counts: it may be one that is just being released."""
@@ -56,7 +56,7 @@ class FileLock(Lock):
         self._files = files
         self._held: tuple[int, int] | None = None  # descriptor, pid of the process that acquired it
 
-    def acquire(self, timeout: float, *, break_lock: bool = False) -> None:
+    def acquire(self, timeout: float, *, break_lock: bool = False, dry_run: bool = False) -> None:
         until = time.monotonic() + max(timeout, PATIENCE)
         while (fd := self._try(until)) is None:
             pass
@@ -124,7 +124,7 @@ class FileLock(Lock):
         self._held = fd, os.getpid()
         try:
             self._files.truncate(fd)
-            self._files.write(fd, json.dumps(_this_process(), indent=1).encode())
+            self._files.write(fd, json.dumps(this_process(), indent=1).encode())
         except OSError as error:
             raise TargetError(f"cannot lock {self._name}: {error.strerror}: {self._path}") from error
 
@@ -169,18 +169,23 @@ class FileLock(Lock):
 
     def _locked(self, holder: LockHolder | None, why: str = "", option: str = "") -> Locked:
         holder = holder or {}
-        who = f"pid {holder.get('pid', '?')} of {holder.get('user', '?')} on host {holder.get('host', '?')}"
-        since = holder.get("started")
-        age = f", since {since} ({_age(since)})" if since else ""
         do = (
             f"{why}'zappend rollback {option}{self._name}'"
             if why
             else "wait with --lock-timeout SECONDS, or try again when it has ended"
         )
-        return Locked(f"{self._name} is locked by {who}{age}; {do}", holder)
+        return Locked(f"{self._name} is locked by {describe(holder)}; {do}", holder)
 
 
-def _this_process() -> LockHolder:
+def describe(holder: LockHolder) -> str:
+    """Tell people who holds a lock, and since when."""
+    who = f"pid {holder.get('pid', '?')} of {holder.get('user', '?')} on host {holder.get('host', '?')}"
+    since = holder.get("started")
+    return who + (f", since {since} ({age_of(since)})" if since else "")
+
+
+def this_process() -> LockHolder:
+    """Return what a lock says of its holder, for the process that runs this."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -207,7 +212,8 @@ def _read_holder(fd: int) -> LockHolder | None:
     return holder if isinstance(holder, dict) else {}
 
 
-def _age(since: str) -> str:
+def age_of(since: str) -> str:
+    """Return how long ago the time `since`, in ISO 8601, is, as people say it."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
     except (TypeError, ValueError):

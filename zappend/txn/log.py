@@ -23,11 +23,11 @@ from zappend.errors import LogDamaged
 from zappend.txn.record import MAX_BODY, digest, pack, unpack
 from zappend.txn.storage import TEMP_PREFIX, Area
 
-__all__ = ["Document", "Log", "PreImage", "Redo", "sweep"]
+__all__ = ["DECISION", "HEAD", "Document", "Log", "PreImage", "Redo", "sweep"]
 
 HEAD = "undo"
 DECISION = "decision"
-SWEPT = ("undo-", "redo-", TEMP_PREFIX)
+SWEPT = (f"{HEAD}-", "redo-", f"{DECISION}-", TEMP_PREFIX)
 
 PreImage = tuple[str, bytes | None]
 """A key and what it held; ``None``: it was absent."""

@@ -1,18 +1,16 @@
 """A mapping of keys to bytes as storage of a transaction: a `dict`, or any other `MutableMapping`.
 
 The log lies in the mapping itself, under ``.zappend/``, so a mapping that outlives the process can be recovered by
-a later one. Who may write is decided in this process alone: `_holders` knows the mappings that are being written.
+a later one. Who may write is decided in this process alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 from collections.abc import Iterator, MutableMapping
-from datetime import UTC, datetime
 
-from zappend.errors import Locked, TargetError
+from zappend.errors import TargetError
+from zappend.txn.registry import ProcessLock
 from zappend.txn.storage import PLACE_PREFIX, Area, Lock, Storage, Value
 
 __all__ = ["MappingStorage"]
@@ -66,49 +64,28 @@ class MappingStorage(MappingArea, Storage):
         self.place = MappingArea(mapping, PLACE_PREFIX)
 
     def in_use(self) -> bool:
-        return id(self._mapping) in _holders or any(True for _ in self.place.keys())
+        return self._registered().is_taken() or any(True for _ in self.place.keys())
 
     def lock(self) -> Lock:
-        return _RegistryLock(self._mapping, self.name)
+        return _MappingLock(self._registered(), self.name)
+
+    def _registered(self) -> ProcessLock:
+        return ProcessLock(("mapping", id(self._mapping)), self.name, self._mapping)
 
 
-_changed = threading.Condition()
-_holders: dict[int, tuple[MutableMapping[str, bytes], datetime]] = {}
-
-
-class _RegistryLock(Lock):
-    def __init__(self, mapping: MutableMapping[str, bytes], name: str) -> None:
-        self._mapping = mapping
+class _MappingLock(Lock):
+    def __init__(self, registered: ProcessLock, name: str) -> None:
+        self._registered = registered
         self._name = name
-        self._held = False
 
-    def acquire(self, timeout: float, *, break_lock: bool = False) -> None:
-        until = time.monotonic() + timeout
-        with _changed:
-            while id(self._mapping) in _holders:
-                left = until - time.monotonic()
-                if left <= 0:
-                    since = _holders[id(self._mapping)][1]
-                    age = (datetime.now(UTC) - since).total_seconds()
-                    raise Locked(
-                        f"{self._name} is locked by another transaction of this process, for {age:.0f} s now; "
-                        f"end that one first, or wait with a lock timeout",
-                        {"started": since.isoformat(timespec="seconds")},
-                    )
-                _changed.wait(left)
-            # The reference keeps the mapping alive, so its id cannot come to name another one.
-            _holders[id(self._mapping)] = self._mapping, datetime.now(UTC)
-        self._held = True
+    def acquire(self, timeout: float, *, break_lock: bool = False, dry_run: bool = False) -> None:
+        self._registered.acquire(timeout)
 
     def check(self) -> None:
-        if not self._held:
+        if not self._registered.held:
             raise TargetError(f"{self._name}: the lock was lost")
 
     def release(self) -> None:
-        if self._held:
-            self._held = False
-            with _changed:
-                _holders.pop(id(self._mapping), None)
-                _changed.notify_all()
+        self._registered.release()
 
     abandon = release

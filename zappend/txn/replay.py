@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 from zappend.errors import LogDamaged, TargetChanged
 from zappend.txn.log import Document, Log, sweep
 from zappend.txn.record import digest
-from zappend.txn.storage import Storage
+from zappend.txn.storage import Storage, changed_after_commit
 from zappend.txn.store import is_document
 
 __all__ = ["Settlement", "apply", "settle"]
@@ -79,23 +80,33 @@ def settle(storage: Storage, *, dry_run: bool = False, own: Log | None = None) -
     return done
 
 
-def apply(storage: Storage, log: Log, *, dry_run: bool = False) -> Settlement:
+def apply(storage: Storage, log: Log, *, dry_run: bool = False, own: bool = False) -> Settlement:
     """Do what the decision in `log` says: staged chunks, documents, deletions; on return it is durable.
+
+    Parameters
+    ----------
+    storage
+        The target.
+    log
+        A log that is decided.
+    dry_run
+        Only tell what would be done.
+    own
+        Whether it was decided by the caller just now, who has looked at all documents before.
 
     Raises
     ------
     TargetChanged
-        If a document is neither what the transaction found nor what it is to become; nothing was changed then.
+        If a document is neither what the transaction found nor what it is to become. Unless it is the caller's own,
+        nothing was changed then.
     """
     staged, documents, gone, prefixes = _contents(log)
     documents.sort(key=_document_order)
-    now = storage.get_many([key for key, _, _ in documents])
-    for key, old, new in documents:
-        if now[key] not in (old, new):
-            raise TargetChanged(
-                f"{key!r} of {storage.name} was changed by others after the commit: it is {_shape(now[key])}, expected "
-                f"{_shape(old)} or {_shape(new)}; put one of these back, then run 'zappend rollback {storage.name}'"
-            )
+    if not own:
+        now = storage.get_many([key for key, _, _ in documents])
+        for key, old, new in documents:
+            if now[key] not in (old, new):
+                raise changed_after_commit(storage.name, key, now[key], old, new)
     kept = staged | {key for key, _, _ in documents}
     for prefix in prefixes:
         gone |= {key for key in storage.keys(prefix) if key not in kept}
@@ -106,10 +117,10 @@ def apply(storage: Storage, log: Log, *, dry_run: bool = False) -> Settlement:
         for group in log.redo_groups():
             storage.put_many({key: value for key, value in group.staged if key not in gone}, log.txn)
         storage.sync()
-    for key, _, new in documents:
-        if now[key] != new:
-            storage.put(key, new, log.txn)
-    storage.delete_many(done.removed, log.txn)
+    for _, level in groupby(documents, key=lambda document: _document_order(document)[:2]):
+        storage.replace_many(level, log.txn)
+    for _, keys in groupby(done.removed, key=lambda key: _deletion_order(key)[:2]):
+        storage.delete_many(keys, log.txn)
     for prefix in prefixes:
         storage.prune(prefix)
     storage.sync()
@@ -132,6 +143,8 @@ def _contents(log: Log) -> tuple[set[str], list[Document], set[str], list[str]]:
 def _undo(storage: Storage, log: Log, dry_run: bool) -> Settlement:
     done = Settlement("rolled back")
     folders: list[str] = []
+    if not dry_run:
+        storage.begin_undo()
     # What was absent goes first: it frees the space that restoring may need.
     for records, made in log.undo_groups():
         absent = [key for key, value in records if value is None]
@@ -195,7 +208,3 @@ def _document_order(document: Document) -> tuple[int, int, str]:
 def _deletion_order(key: str) -> tuple[int, int, str]:
     """The root document first, since without it nobody sees the rest; then documents, then chunks."""
     return (0 if is_document(key) else 1), key.count("/"), key
-
-
-def _shape(value: bytes | None) -> str:
-    return "absent" if value is None else f"{len(value)} bytes ({digest(value).hex()[:8]})"

@@ -6,9 +6,12 @@ A new kind of store is one more subclass of `Storage`, and one more branch of `o
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal
+
+from zappend.errors import TargetChanged
 
 __all__ = [
     "DURABILITIES",
@@ -20,6 +23,7 @@ __all__ = [
     "Lock",
     "Storage",
     "Value",
+    "changed_after_commit",
     "check_key",
 ]
 
@@ -54,20 +58,36 @@ def check_key(key: object) -> str:
     return key
 
 
+def changed_after_commit(name: str, key: str, now: bytes | None, old: bytes | None, new: bytes | None) -> TargetChanged:
+    """Return the error for a document that is neither what a transaction found nor what it is to become."""
+    return TargetChanged(
+        f"{key!r} of {name} was changed by others after the commit: it is {_shape(now)}, expected {_shape(old)} or "
+        f"{_shape(new)}; put one of these back, then run 'zappend rollback {name}'"
+    )
+
+
+def _shape(value: bytes | None) -> str:
+    return "absent" if value is None else f"{len(value)} bytes ({hashlib.sha256(value).hexdigest()[:8]})"
+
+
 class Lock(ABC):
     """The right to write to one target; held by at most one transaction."""
 
     @abstractmethod
-    def acquire(self, timeout: float, *, break_lock: bool = False) -> None:
+    def acquire(self, timeout: float, *, break_lock: bool = False, dry_run: bool = False) -> None:
         """Take the lock, waiting up to `timeout` seconds for a live holder.
 
         With `break_lock`, a holder of whom it cannot be proved that it is dead is taken for dead; a live one that
-        can be seen is never robbed. Raises `Locked`; then nothing was changed.
+        can be seen is never robbed. With `dry_run` the log is only going to be looked at, so a lock that would leave
+        a trace of that is not taken. Raises `Locked`; then nothing was changed.
         """
 
     @abstractmethod
     def check(self) -> None:
         """Raise `TargetError` if the lock was lost, for instance deleted by hand."""
+
+    def finish(self) -> None:
+        """Note that the transaction has ended, and that what follows is cleaning up."""
 
     @abstractmethod
     def release(self) -> None:
@@ -139,10 +159,13 @@ class Storage(Area):
         The target as a user would write it, for messages.
     place
         The area of the log; empty after a clean end.
+    conditional
+        Whether each write names the state that it replaces, so that it can undo no change of others.
     """
 
     name: str
     place: Area
+    conditional: bool = False
 
     @abstractmethod
     def in_use(self) -> bool:
@@ -151,6 +174,27 @@ class Storage(Area):
     @abstractmethod
     def lock(self) -> Lock:
         """Return the lock of this target, not yet acquired."""
+
+    def replace_many(self, documents: Iterable[tuple[str, bytes | None, bytes]], txn: str) -> None:
+        """Write each of `documents`, a key with its old and its new bytes, over its old bytes.
+
+        Raises
+        ------
+        TargetChanged
+            If a key holds neither its old nor its new bytes; it was not changed then.
+        """
+        for key, old, new in documents:
+            now = self.get(key)
+            if now not in (old, new):
+                raise changed_after_commit(self.name, key, now, old, new)
+            if now != new:
+                self.put(key, new, txn)
+
+    def expect_absent(self, keys: Iterable[str]) -> None:
+        """Take `keys`, which no reader can see, for absent, without a look."""
+
+    def begin_undo(self) -> None:
+        """Return when the pending transaction can never be committed any more, and none of its requests be late."""
 
     def missing_folders(self, keys: Iterable[str]) -> list[str]:
         """Return the folders that a `put` of `keys` would make, outermost first; a store without folders: none."""

@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from zappend.errors import TransactionClosed
@@ -27,6 +28,9 @@ __all__ = ["ROOT_DOCUMENTS", "TransactionStore", "is_document"]
 
 DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 ROOT_DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+READ_TOGETHER = 32
+"""Originals that are read side by side, and so are in memory together."""
 
 GROUP_KEYS = 1000
 """Keys of unplanned writes that are logged together at most."""
@@ -196,7 +200,8 @@ class TransactionStore(MutableMapping[str, bytes]):
                 self._check_failed()
                 todo = [k for k in keys if k not in self._logged and not is_document(k) and not self._is_gone(k)]
                 self._flushing = True
-            self._lead(todo, frozenset(new).difference(changed))
+            unseen = set(new).difference(changed)
+            self._lead(todo, [key for key in todo if key in unseen])
 
     def _write(self, values: Mapping[str, Value]) -> None:
         with self._writing(values):
@@ -264,6 +269,7 @@ class TransactionStore(MutableMapping[str, bytes]):
         try:
             if not self._log.hot:
                 self._log.fingerprint({key: self._document(key) for key in ROOT_DOCUMENTS})
+            self._storage.expect_absent(new)
             folders = [f for f in self._storage.missing_folders(keys) if f not in self._folders]
             self._log.add(self._pre_images(keys, new), folders)
             self._folders.update(folders)
@@ -273,8 +279,12 @@ class TransactionStore(MutableMapping[str, bytes]):
             raise
 
     def _pre_images(self, keys: Iterable[str], new: Collection[str]) -> Iterator[PreImage]:
-        for key in keys:
-            yield key, None if key in new else self._storage.get(key)
+        for key in new:
+            yield key, None
+        known = frozenset(new)
+        rest = iter([key for key in keys if key not in known])
+        while some := list(islice(rest, READ_TOGETHER)):
+            yield from self._storage.get_many(some).items()
 
     # The gate: a key is written by one thread at a time, and none is once the transaction ends.
 
@@ -331,8 +341,12 @@ class TransactionStore(MutableMapping[str, bytes]):
         return not (self._log.hot or self._held or self._staged or self._gone or self._gone_prefixes)
 
     def _foreign_changes(self) -> list[str]:
-        """Return the documents that are no longer what this transaction found."""
-        keys = dict.fromkeys((*self._held, *(key for key in ROOT_DOCUMENTS if key in self._seen)))
+        """Return the documents that are no longer what this transaction found.
+
+        Where each write names what it replaces, none can be lost, so the look is only for failing early: at the root.
+        """
+        roots = [key for key in ROOT_DOCUMENTS if key in self._seen]
+        keys = [key for key in roots if key in self._held] if self._storage.conditional else {*self._held, *roots}
         return [key for key, now in self._storage.get_many(keys).items() if now != self._seen[key]]
 
     def _redo(self) -> Redo:

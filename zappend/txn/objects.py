@@ -1,0 +1,98 @@
+"""What a transaction needs of an object store: each write names what it replaces, and its fate is told honestly.
+
+A new kind of object store is one more subclass of `Objects`. All methods block and may be called from many threads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator
+from typing import ClassVar
+
+from zappend.txn.storage import Value
+
+__all__ = ["Conflict", "Objects", "Tag", "Unclear"]
+
+Tag = str
+"""Names one state of one object: its ETag, or its generation."""
+
+
+class Conflict(Exception):
+    """A conditional write was refused, since the object is not what the condition names; nothing was changed."""
+
+
+class Unclear(OSError):
+    """The answer to a write was lost: it may have taken effect, may not, or may still do so later."""
+
+
+class Objects(ABC):
+    """The objects of one bucket whose names begin with one prefix, which is not part of the keys.
+
+    Attributes
+    ----------
+    name
+        The bucket and prefix as a user would write them, for messages.
+    identity
+        Equal for two of these that reach the same objects.
+    conditional_deletes
+        Whether `delete` can name what it deletes.
+    quiet
+        Seconds after which a request that was sent cannot take effect any more, for stores on which a state can
+        come back under the tag it had before. Where tags never repeat a late request is refused, so it is 0.
+    """
+
+    name: str
+    identity: Hashable
+    conditional_deletes: bool = True
+    quiet: ClassVar[float] = 0.0
+
+    @abstractmethod
+    def get(self, key: str) -> tuple[bytes, Tag] | None:
+        """Return the bytes of an object and their tag, or ``None`` if it is definitely not there."""
+
+    @abstractmethod
+    def head(self, key: str) -> Tag | None:
+        """Return the tag of an object, or ``None`` if it is definitely not there."""
+
+    @abstractmethod
+    def put(self, key: str, data: Value, over: Tag | None) -> Tag:
+        """Write an object over that with the tag `over`, or with ``None`` where there is none; return its tag.
+
+        Raises
+        ------
+        Conflict
+            If something else is there. Nothing was changed.
+        Unclear
+            If it is not known whether it was written, or will be.
+        OSError
+            If it was refused for another reason. Nothing was changed.
+        """
+
+    @abstractmethod
+    def delete(self, key: str, tag: Tag) -> None:
+        """Delete the object with the tag `tag`, as far as the store can tell; absent already is fine.
+
+        Raises as `put` does.
+        """
+
+    @abstractmethod
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete objects whatever they are, with few requests; absent already is fine."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[tuple[str, Tag]]:
+        """Iterate over all keys that begin with `prefix`, with their tags, in any order."""
+
+    @abstractmethod
+    def children(self, prefix: str) -> Iterator[str]:
+        """Iterate over the names directly below the folder `prefix`: last parts of keys, and folders."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Find out whether the store keeps conditions, with requests of its own if need be.
+
+        Raises
+        ------
+        TargetError
+            If it accepts a write that it had to refuse.
+        """
