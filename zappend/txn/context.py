@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -13,7 +13,7 @@ from zappend.txn.log import Log
 from zappend.txn.replay import Settlement, apply, settle
 from zappend.txn.storage import Durability, Storage
 from zappend.txn.store import TransactionStore
-from zappend.txn.target import open_target
+from zappend.txn.target import Locking, open_target
 
 if TYPE_CHECKING:
     from zappend.txn.zarrview import ZarrView
@@ -195,7 +195,14 @@ class Transaction(TransactionStore):
         _let_go(self._lock.abandon if abandon else self._lock.release, self._storage.name)
 
 
-def transaction(target: Any, *, durability: Durability = "full", lock_timeout: float = 0.0) -> Transaction:
+def transaction(
+    target: Any,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    durability: Durability = "full",
+    lock_timeout: float = 0.0,
+    locking: Locking = "safe",
+) -> Transaction:
     """Return a transaction on `target`: everything in its ``with`` block happens, or nothing.
 
     The transaction is a `MutableMapping` of keys to bytes; its `Transaction.store` is a `zarr.abc.store.Store`. Readers
@@ -205,11 +212,20 @@ def transaction(target: Any, *, durability: Durability = "full", lock_timeout: f
     Parameters
     ----------
     target
-        A local path or ``file://`` URL, which need not exist, though its parent must; or a mapping of keys to bytes.
+        A local path (`str` or `os.PathLike`), which need not exist, though its parent must; a URL of fsspec (``s3://``,
+        ``gs://``, ``az://``, ``memory://``, chained ones); an fsspec mapper; a store of zarr or obstore; or a mapping
+        of keys to bytes. What names the same objects shares one lock.
+    storage_options
+        Options of the file system, for a URL.
     durability
-        ``"full"``: what is committed survives a power cut. ``"process"``: it survives a kill of the process.
+        ``"full"``: what is committed survives a power cut. ``"process"``: it survives a kill of the process. Of no
+        effect but on local paths.
     lock_timeout
-        Seconds to wait for another writer.
+        Seconds to wait for another writer. On an object store a writer that has been silent for a minute is taken for
+        dead, whatever this is.
+    locking
+        ``"unsafe"``: write also where nothing can tell whether there is another writer; that there is none is then the
+        caller's word.
 
     Raises
     ------
@@ -227,10 +243,18 @@ def transaction(target: Any, *, durability: Durability = "full", lock_timeout: f
     >>> cube
     {'a/0.0': b'old'}
     """
-    return Transaction(open_target(target, durability), lock_timeout)
+    return Transaction(open_target(target, durability, storage_options=storage_options, locking=locking), lock_timeout)
 
 
-def rollback(target: Any, *, dry_run: bool = False, break_lock: bool = False, lock_timeout: float = 0.0) -> Settlement:
+def rollback(
+    target: Any,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    break_lock: bool = False,
+    lock_timeout: float = 0.0,
+    locking: Locking = "safe",
+) -> Settlement:
     """Settle a transaction that was cut off: undo it, or finish it if it had been committed.
 
     On return the target is the old or the new one, byte for byte, and nothing of the transaction is left. Where
@@ -238,12 +262,13 @@ def rollback(target: Any, *, dry_run: bool = False, break_lock: bool = False, lo
 
     Parameters
     ----------
-    target
+    target, storage_options, locking
         As for `transaction`.
     dry_run
         Only tell what would be done.
     break_lock
-        Take a writer on another host, of whom it cannot be proved that it is dead, for dead.
+        Take a writer of whom it cannot be proved that it is dead for dead: one on another host of a network file
+        system, or one on an object store before it has been silent for a minute.
     lock_timeout
         Seconds to wait for a live writer.
 
@@ -254,7 +279,7 @@ def rollback(target: Any, *, dry_run: bool = False, break_lock: bool = False, lo
     RecoveryRefused, LogVersionError
         If the log or the target is not what it must be; nothing was changed, and the log stays.
     """
-    storage = open_target(target)
+    storage = open_target(target, storage_options=storage_options, locking=locking)
     if not storage.in_use():
         return Settlement()
     lock = storage.lock()

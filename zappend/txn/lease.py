@@ -308,7 +308,7 @@ class LeaseLock(Lock):
         body = replace(self._body, beat=self._body.beat + 1, **changes)
         try:
             written = self._write(body, self._tag)
-        except OSError:
+        except BaseException:
             self._unsure = True
             raise
         self._unsure = False

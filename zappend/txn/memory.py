@@ -1,15 +1,16 @@
 """A mapping of keys to bytes as storage of a transaction: a `dict`, or any other `MutableMapping`.
 
-The log lies in the mapping itself, under ``.zappend/``, so a mapping that outlives the process can be recovered by
-a later one. Who may write is decided in this process alone.
+The log lies in the mapping itself, under ``.zappend/``, or in one beside it, so a mapping that outlives the process can
+be recovered by a later one. Who may write is decided in this process alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Hashable, Iterator, MutableMapping
 
 from zappend.errors import TargetError
+from zappend.txn.mappings import FolderMapping
 from zappend.txn.registry import ProcessLock
 from zappend.txn.storage import PLACE_PREFIX, Area, Lock, Storage, Value
 
@@ -17,11 +18,12 @@ __all__ = ["MappingStorage"]
 
 
 class MappingArea(Area):
-    """The keys of `mapping` that begin with `prefix`, named without it."""
+    """The keys of `mapping` that begin with `prefix`, named without it; with `own` none of them is that of a log."""
 
-    def __init__(self, mapping: MutableMapping[str, bytes], prefix: str = "") -> None:
+    def __init__(self, mapping: MutableMapping[str, bytes], prefix: str = "", *, own: bool = False) -> None:
         self._mapping = mapping
         self._prefix = prefix
+        self._hidden = () if prefix or own else (PLACE_PREFIX,)
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -46,22 +48,51 @@ class MappingArea(Area):
             del self._mapping[self._prefix + key]
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        whole = self._prefix + prefix
-        for key in list(self._mapping):
-            if key.startswith(whole) and (self._prefix or not key.startswith(PLACE_PREFIX)):
+        for key in self._below(self._prefix + prefix):
+            if not key.startswith(self._hidden):
                 yield key[len(self._prefix) :]
 
     def children(self, prefix: str = "") -> Iterator[str]:
         yield from dict.fromkeys(key[len(prefix) :].split("/", 1)[0] for key in self.keys(prefix))
 
+    def _below(self, prefix: str) -> Iterator[str]:
+        if isinstance(self._mapping, FolderMapping):
+            yield from list(self._mapping.keys_below(prefix))
+        else:
+            yield from (key for key in list(self._mapping) if key.startswith(prefix))
+
 
 class MappingStorage(MappingArea, Storage):
-    """Storage in a mapping, for which ``KeyError`` must mean "not there" and nothing else."""
+    """Storage in a mapping, for which ``KeyError`` must mean "not there" and nothing else.
 
-    def __init__(self, mapping: MutableMapping[str, bytes]) -> None:
+    Parameters
+    ----------
+    mapping
+        The target.
+    place
+        A mapping for the log; by default it lies in the target, under ``.zappend/``.
+    name
+        The target as a user would write it.
+    identity
+        The same for all mappings that reach the same keys; by default a mapping is its own.
+    keep
+        What `identity` is the `id` of, if it is one.
+    """
+
+    def __init__(
+        self,
+        mapping: MutableMapping[str, bytes],
+        *,
+        place: MutableMapping[str, bytes] | None = None,
+        name: str = "",
+        identity: Hashable = None,
+        keep: object = None,
+    ) -> None:
         super().__init__(mapping)
-        self.name = f"<{type(mapping).__name__} at {id(mapping):#x}>"
-        self.place = MappingArea(mapping, PLACE_PREFIX)
+        self.name = name or f"<{type(mapping).__name__} at {id(mapping):#x}>"
+        self.place = MappingArea(mapping, PLACE_PREFIX) if place is None else MappingArea(place, own=True)
+        self._identity = ("mapping", id(mapping)) if identity is None else identity
+        self._keep = keep or mapping
 
     def in_use(self) -> bool:
         return self._registered().is_taken() or any(True for _ in self.place.keys())
@@ -70,7 +101,7 @@ class MappingStorage(MappingArea, Storage):
         return _MappingLock(self._registered(), self.name)
 
     def _registered(self) -> ProcessLock:
-        return ProcessLock(("mapping", id(self._mapping)), self.name, self._mapping)
+        return ProcessLock(self._identity, self.name, self._keep)
 
 
 class _MappingLock(Lock):

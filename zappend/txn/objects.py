@@ -5,13 +5,14 @@ A new kind of object store is one more subclass of `Objects`. All methods block 
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator
-from typing import ClassVar
 
+from zappend.errors import TargetError
 from zappend.txn.storage import Value
 
-__all__ = ["Conflict", "Objects", "Tag", "Unclear"]
+__all__ = ["Conflict", "Objects", "Tag", "Unclear", "probe"]
 
 Tag = str
 """Names one state of one object: its ETag, or its generation."""
@@ -34,6 +35,8 @@ class Objects(ABC):
         The bucket and prefix as a user would write them, for messages.
     identity
         Equal for two of these that reach the same objects.
+    is_root
+        Whether the prefix is empty, so that there is nothing beside it.
     conditional_deletes
         Whether `delete` can name what it deletes.
     quiet
@@ -43,8 +46,9 @@ class Objects(ABC):
 
     name: str
     identity: Hashable
+    is_root: bool = False
     conditional_deletes: bool = True
-    quiet: ClassVar[float] = 0.0
+    quiet: float = 0.0
 
     @abstractmethod
     def get(self, key: str) -> tuple[bytes, Tag] | None:
@@ -96,3 +100,35 @@ class Objects(ABC):
         TargetError
             If it accepts a write that it had to refuse.
         """
+
+
+_probed: dict[Hashable, bool] = {}
+
+
+def probe(objects: Objects, server: Hashable) -> None:
+    """Find out once in a process whether `server` keeps conditions, by an object of our own among `objects`.
+
+    Sets `Objects.conditional_deletes`. Raises `TargetError` if a condition on a write is passed over.
+    """
+    if server not in _probed:
+        key = f"probe-{os.urandom(8).hex()}"
+        tag = objects.put(key, b"first", None)
+        try:
+            other = objects.put(key, b"second", tag)
+            for over in (None, tag):
+                try:
+                    objects.put(key, b"third", over)
+                except Conflict:
+                    continue
+                raise TargetError(
+                    f"{objects.name}: the server passes over {'If-None-Match' if over is None else 'If-Match'}, so it "
+                    f"cannot be made sure that there is one writer; locking='unsafe' leaves that to you"
+                )
+            try:
+                objects.delete(key, tag)
+            except Conflict:
+                pass
+            _probed[server] = objects.head(key) == other
+        finally:
+            objects.delete_many([key])
+    objects.conditional_deletes = _probed[server]

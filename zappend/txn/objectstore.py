@@ -299,6 +299,9 @@ class ObjectStorage(Storage):
                 if self.get(key) == value:
                     return
                 self._known[key] = known
+            except KeyboardInterrupt:
+                self._note_lost(key, value, known)  # it is on its way
+                raise
             else:
                 self._known[key] = Known(tag, self.place.lease.proofs)
                 return

@@ -1,0 +1,188 @@
+"""Objects on S3, and on servers that speak as S3 does, through s3fs.
+
+Conditions go with ``put_object`` and ``delete_object`` themselves: ``pipe_file`` of s3fs drops them where it writes in
+several parts. Nothing may send a write again behind our back: what came of it is found out by reading.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+from aiobotocore.httpsession import AIOHTTPSession
+from botocore.exceptions import ClientError
+from fsspec.asyn import sync
+from s3fs import S3FileSystem
+
+from zappend.errors import TargetError
+from zappend.txn.lease import LEASE
+from zappend.txn.objects import Conflict, Objects, Tag, Unclear, probe
+from zappend.txn.storage import Value
+
+__all__ = ["S3Objects"]
+
+KEYS_PER_DELETE = 1000
+CONDITIONS = (("PutObject", "IfNoneMatch"), ("PutObject", "IfMatch"), ("DeleteObject", "IfMatch"))
+READS = 3
+"""How often the body of an object is read before an error counts; s3fs itself repeats only the request."""
+
+
+class Once(AIOHTTPSession):  # type: ignore[misc]
+    """A session that sends each request once; aiohttp by itself repeats what lost its connection."""
+
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        session = await super()._get_session(proxy_url)
+        session._retry_connection = False
+        return session
+
+
+class S3Objects(Objects):
+    """The objects of ``s3://<root>/``.
+
+    Parameters
+    ----------
+    fs
+        How to reach the bucket: its options count, reading retries as it does.
+    root
+        Bucket and prefix.
+    """
+
+    quiet = 900.0  # S3 refuses a request whose signature is 15 minutes old; a tag is the hash of the bytes
+
+    def __init__(self, fs: S3FileSystem, root: str) -> None:
+        self._reads = fs
+        self._writes = _sending_once(fs)
+        self._bucket, _, prefix = root.strip("/").partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.is_root = not prefix
+        self.name = f"s3://{root.strip('/')}"
+        endpoint = fs.endpoint_url or fs.client_kwargs.get("endpoint_url")
+        self.identity = ("s3", endpoint, self._bucket, self._prefix)
+        self._server = ("s3", endpoint, self._bucket)
+        self._is_aws = endpoint is None and "AWS_ENDPOINT_URL" not in os.environ
+
+    def get(self, key: str) -> tuple[bytes, Tag] | None:
+        async def get() -> tuple[bytes, Tag]:
+            answer = await self._reads._call_s3("get_object", **self._at(key))
+            async with answer["Body"] as body:
+                return await body.read(), answer["ETag"]
+
+        for left in reversed(range(READS)):
+            try:
+                found: tuple[bytes, Tag] = sync(self._reads.loop, get)
+                return found
+            except FileNotFoundError as error:
+                _check_bucket(error)
+                return None
+            except Exception as error:
+                if left == 0 or isinstance(error, PermissionError):
+                    raise _as_os_error(error, f"{self.name}/{key}") from error
+        raise AssertionError("at least one attempt")
+
+    def head(self, key: str) -> Tag | None:
+        try:
+            tag: Tag = self._reads.call_s3("head_object", **self._at(key))["ETag"]
+            return tag
+        except FileNotFoundError as error:
+            _check_bucket(error)
+            return None
+        except Exception as error:
+            raise _as_os_error(error, f"{self.name}/{key}") from error
+
+    def put(self, key: str, data: Value, over: Tag | None) -> Tag:
+        condition = {"IfNoneMatch": "*"} if over is None else {"IfMatch": over}
+        tag: Tag = self._write("put_object", key, Body=bytes(data), **condition)["ETag"]
+        return tag
+
+    def delete(self, key: str, tag: Tag) -> None:
+        try:
+            self._write("delete_object", key, IfMatch=tag)
+        except Conflict:
+            if self.head(key) is not None:
+                raise
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        names = [{"Key": self._prefix + key} for key in keys]
+        for first in range(0, len(names), KEYS_PER_DELETE):
+            batch = {"Objects": names[first : first + KEYS_PER_DELETE], "Quiet": True}
+            answer = self._reads.call_s3("delete_objects", Bucket=self._bucket, Delete=batch)
+            for failed in answer.get("Errors", ()):
+                raise OSError(f"cannot delete {self.name}/{failed['Key']}: {failed.get('Message')}")
+
+    def list(self, prefix: str) -> Iterator[tuple[str, Tag]]:
+        for page in self._pages(prefix):
+            for entry in page.get("Contents", ()):
+                yield entry["Key"][len(self._prefix) :], entry["ETag"]
+
+    def children(self, prefix: str) -> Iterator[str]:
+        start = len(self._prefix) + len(prefix)
+        for page in self._pages(prefix, Delimiter="/"):
+            for entry in page.get("CommonPrefixes", ()):
+                yield entry["Prefix"][start:-1]
+            for entry in page.get("Contents", ()):
+                yield entry["Key"][start:]
+
+    def check(self) -> None:
+        # s3fs leaves out what botocore does not know, without a word.
+        model = sync(self._writes.loop, self._writes.set_session).meta.service_model
+        for operation, condition in CONDITIONS:
+            if condition not in model.operation_model(operation).input_shape.members:
+                raise TargetError(f"{self.name}: the installed botocore has no {condition} for {operation}; upgrade it")
+        if not self._is_aws:
+            probe(self, self._server)
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        options |= {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        while True:
+            page = self._reads.call_s3("list_objects_v2", **options)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    def _write(self, method: str, key: str, **options: Any) -> Any:
+        try:
+            return self._writes.call_s3(method, **self._at(key), **options)
+        except Exception as error:
+            _tell_fate(error, f"{self.name}/{key}")
+
+
+def _sending_once(fs: S3FileSystem) -> S3FileSystem:
+    """Return a file system like `fs` that sends each request once, and waits less than a quarter of a lease for it."""
+    config = {"connect_timeout": 5, "read_timeout": LEASE / 5, **(fs.storage_options.get("config_kwargs") or {})}
+    config |= {"retries": {"total_max_attempts": 1, "mode": "standard"}, "http_session_cls": Once}
+    options = {**fs.storage_options, "config_kwargs": config, "skip_instance_cache": True}
+    copy = type(fs)(*fs.storage_args, **options)
+    copy.retries = 1
+    return copy
+
+
+def _tell_fate(error: Exception, name: str) -> NoReturn:
+    """Raise what `Objects.put` says for a write that ended with `error`."""
+    answer = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(answer, ClientError):
+        raise Unclear(f"no answer to writing {name}: {error!r}") from error
+    status = answer.response["ResponseMetadata"]["HTTPStatusCode"]
+    code = answer.response["Error"].get("Code")
+    if status == 412 or (status == 404 and code != "NoSuchBucket"):
+        raise Conflict(name) from error
+    if status >= 500 or status in (408, 409, 429) or code == "RequestTimeout":
+        raise Unclear(f"writing {name} was answered with {status} {code}") from error
+    raise _as_os_error(error, name) from error
+
+
+def _as_os_error(error: Exception, name: str) -> OSError:
+    if isinstance(error, PermissionError):
+        return PermissionError(f"not allowed: {name}: {error}")
+    return OSError(f"{name}: {error or type(error).__name__}")
+
+
+def _check_bucket(error: FileNotFoundError) -> None:
+    """Let only a missing object, not a missing bucket, count as "not there"."""
+    answer = error.__cause__
+    if isinstance(answer, ClientError) and answer.response["Error"].get("Code") == "NoSuchBucket":
+        raise TargetError(f"there is no such bucket: {error}") from error
