@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from zappend.appender import Appender
 from zappend.config import ConfigLike, Settings, load_settings
 from zappend.dryrun import DryRun
 from zappend.errors import UsageError, ZappendError
+from zappend.groups import GroupMapping, check_group, documents_above, format_above
 from zappend.plan import Plan
 from zappend.slices import Slice, open_slice
 from zappend.txn.context import Transaction, rollback, transaction
@@ -89,7 +92,8 @@ def append(
     Parameters
     ----------
     target
-        A local path or ``file://`` URL, which need not exist, though its parent must; or a mapping of keys to bytes.
+        What `transaction` takes: a path, a URL, a mapper, a store of zarr or obstore, a mapping of keys to bytes. It
+        need not exist, though the parent of a local path must.
     slices
         Paths of NetCDF files or Zarr folders, and `xarray.Dataset` objects, decoded or not; one of them, or many.
     config
@@ -125,15 +129,17 @@ def append(
     items = [slices] if isinstance(slices, (str, os.PathLike)) or hasattr(slices, "data_vars") else slices
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
         raise UsageError(f"slices must be paths or datasets, not a {type(slices).__name__}")
-    storage = open_target(target, checked.durability)
-    view = DryRun(storage, force_new=checked.force_new) if checked.dry_run else None
+    group = check_group(checked.group)
+    storage = open_target(target, checked.durability, storage_options=checked.storage_options, locking=checked.locking)
+    view = DryRun(storage, f"{group}/" if group else "", force_new=checked.force_new) if checked.dry_run else None
     done: list[Appended] = []
+    checked = replace(checked, group=group, zarr_format=checked.zarr_format or format_above(storage, group))
     with Appender(storage.name, checked) as appender:
         for index, item in enumerate(items):
             try:
                 with open_slice(item, index) as new:
                     if view is not None:
-                        done.append(_append_to(view, appender, new))
+                        done.append(_append_to(view, appender, new, group))
                     else:
                         fresh = checked.force_new and not done
                         done.append(_append_one(storage, appender, new, checked, fresh=fresh))
@@ -146,23 +152,35 @@ def append(
 
 def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Settings, *, fresh: bool) -> Appended:
     with transaction(storage, lock_timeout=settings.lock_timeout) as txn:
+        cube = GroupMapping(txn, settings.group)
         if fresh:
-            appender.check_replaceable(txn)
-            txn.clear()
-        plan = appender.plan(txn, new)
+            appender.check_replaceable(cube)
+            txn.delete_folder(cube.key(""))
+        plan = appender.plan(cube, new)
         if plan is None:
             return _appended(new, None, 0)
-        txn.log_ahead(list(plan.new_keys()), list(plan.changed_keys()))
-        return _appended(new, plan, appender.carry_out(plan, new, txn))
+        above = _above(txn, settings.group, plan)
+        txn.log_ahead([cube.key(key) for key in plan.new_keys()], [cube.key(key) for key in plan.changed_keys()])
+        size = appender.carry_out(plan, new, cube)
+        txn.update(above)
+        return _appended(new, plan, size)
 
 
-def _append_to(view: DryRun, appender: Appender, new: Slice) -> Appended:
-    plan = appender.plan(view, new)
+def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appended:
+    cube = GroupMapping(view, group)
+    plan = appender.plan(cube, new)
     if plan is None:
         return _appended(new, None, 0)
+    above = _above(view, group, plan)
     data = (write for write in plan.writes if write.axis is not None and len(write.array.dims) > 1)
-    view.forget(chunk.key for write in data for chunk in write.chunks())
-    return _appended(new, plan, appender.carry_out(plan, new, view))
+    view.forget(cube.key(chunk.key) for write in data for chunk in write.chunks())
+    size = appender.carry_out(plan, new, cube)
+    view.update(above)
+    return _appended(new, plan, size)
+
+
+def _above(store: Mapping[str, bytes], group: str, plan: Plan) -> dict[str, bytes]:
+    return documents_above(store, group, plan.documents, plan.cube.zarr_format, created=plan.creates)
 
 
 def _appended(new: Slice, plan: Plan | None, size: int) -> Appended:

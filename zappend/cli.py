@@ -33,6 +33,7 @@ def cli() -> None:
 @cli.command()
 @click.option("-t", "--target", required=True, metavar="TARGET", help="The cube: made if it is not there.")
 @click.option("-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings in JSON, YAML or TOML; many.")
+@click.option("--group", metavar="PATH", help="Where in the target the cube lies.  [default: the target is the cube]")
 @click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]")
 @click.option("--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, 0.5, +, - or any.")
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of a new cube.  [default: 2]")
@@ -48,6 +49,11 @@ def cli() -> None:
     "--durability",
     type=click.Choice(["full", "process"]),
     help="Survive a power cut, or only a kill.  [default: full]",
+)
+@click.option(
+    "--locking",
+    type=click.Choice(["safe", "unsafe"]),
+    help="Write also where nothing can tell whether there is another writer.  [default: safe]",
 )
 @click.option("--force-new", is_flag=True, default=None, help="Replace the cube by one that begins with these slices.")
 @click.option("--dry-run", is_flag=True, default=None, help="Check everything, write nothing.")
@@ -75,18 +81,37 @@ def append(
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
 @click.option(
-    "--break-lock", is_flag=True, help="Take a writer on another host, that cannot be seen from here, for dead."
+    "-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings of the append, as it had them."
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what would be restored and removed.")
+@click.option("--break-lock", is_flag=True, help="Take a writer of whom it cannot be proved that it is dead for dead.")
+@click.option("--lock-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait for a live writer.")
+@click.option(
+    "--locking",
+    type=click.Choice(["safe", "unsafe"]),
+    help="Settle also where nothing can tell whether there is a writer.  [default: safe]",
 )
 @click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
 @click.argument("target")
-def rollback(target: str, dry_run: bool, break_lock: bool, traceback: bool) -> None:
+def rollback(
+    target: str, configs: tuple[str, ...], dry_run: bool, break_lock: bool, traceback: bool, **settings: Any
+) -> None:
     """Settle what a killed writer left at TARGET: afterwards it is the old cube or the new one."""
     with _reported(traceback, verbose=False):
+        from zappend.config import load_settings
         from zappend.txn.context import rollback
 
-        _tell_settled(target, rollback(target, dry_run=dry_run, break_lock=break_lock), dry_run)
+        checked = load_settings(configs, **settings)
+        settled = rollback(
+            target,
+            storage_options=checked.storage_options,
+            dry_run=dry_run,
+            break_lock=break_lock,
+            lock_timeout=checked.lock_timeout,
+            locking=checked.locking,
+        )
+        _tell_settled(target, settled, dry_run)
 
 
 @cli.command()

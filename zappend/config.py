@@ -17,6 +17,9 @@ ConfigLike = str | os.PathLike[str] | Mapping[str, Any]
 """A configuration: the path of a JSON, YAML or TOML file, or a mapping of names to values."""
 
 
+ALIASES = {"target_storage_options": "storage_options"}
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of an append.
 
@@ -39,6 +42,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Threads that encode and write; as many as there are processors by default. With 1, the calling thread.
     lock_timeout
         Seconds to wait for another writer.
+    locking
+        ``unsafe``: write also to a store that cannot tell whether there is another writer; that there is none is then
+        your word.
+    storage_options
+        Options of the target's file system, if it is a URL; also under the name ``target_storage_options``.
+    group
+        Path of the cube inside the target, which is then a group of groups; the lock is that of the whole target.
     durability
         ``full``: an append survives a power cut. ``process``: it survives a kill of the process.
     force_new
@@ -54,6 +64,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slice_size: Literal["chunk", "aligned", "any"] = "chunk"
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     lock_timeout: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    locking: Literal["safe", "unsafe"] = "safe"
+    storage_options: dict[str, Any] = msgspec.field(default_factory=dict)
+    group: str = ""
     durability: Literal["full", "process"] = "full"
     force_new: bool = False
     dry_run: bool = False
@@ -89,6 +102,11 @@ def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings:
 
 def _checked(values: dict[str, Any], origin: str) -> dict[str, Any]:
     known = Settings.__struct_fields__
+    for alias, name in ALIASES.items():
+        if alias in values:
+            if name in values:
+                raise UsageError(f"{origin}: {alias!r} and {name!r} are one setting; give one of them")
+            values = {name if key == alias else key: value for key, value in values.items()}
     for name in values:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1)

@@ -17,8 +17,10 @@ class DryRun(MutableMapping[str, bytes]):
     ----------
     storage
         The target.
+    prefix
+        Where in it the cube lies: empty, or a folder that ends in a slash.
     force_new
-        Begin as if the target were empty.
+        Begin as if there were no cube.
 
     Raises
     ------
@@ -26,14 +28,14 @@ class DryRun(MutableMapping[str, bytes]):
         If a transaction is pending, so that it is not known what the target will be.
     """
 
-    def __init__(self, storage: Storage, *, force_new: bool = False) -> None:
+    def __init__(self, storage: Storage, prefix: str = "", *, force_new: bool = False) -> None:
         if storage.in_use():
             raise TargetError(
                 f"{storage.name}: a transaction is running or was cut off; a dry run can tell nothing before it has "
                 f"ended, or before 'zappend rollback {storage.name}'"
             )
         self._storage = storage
-        self._empty = force_new
+        self._gone = (prefix,) if force_new else ()
         self._written: dict[str, bytes] = {}
         self._data: frozenset[str] = frozenset()
 
@@ -43,7 +45,7 @@ class DryRun(MutableMapping[str, bytes]):
 
     def __getitem__(self, key: str) -> bytes:
         value = self._written.get(key)
-        if value is None and not self._empty:
+        if value is None and not key.startswith(self._gone):
             value = self._storage.get(key)
         if value is None:
             raise KeyError(key)
@@ -58,8 +60,7 @@ class DryRun(MutableMapping[str, bytes]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._written
-        if not self._empty:
-            yield from (key for key in self._storage.keys() if key not in self._written)
+        yield from (k for k in self._storage.keys() if k not in self._written and not k.startswith(self._gone))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -67,6 +68,6 @@ class DryRun(MutableMapping[str, bytes]):
     def children(self, prefix: str) -> Iterator[str]:
         """Iterate over the names directly below the folder `prefix`."""
         names = dict.fromkeys(key[len(prefix) :].partition("/")[0] for key in self._written if key.startswith(prefix))
-        if not self._empty:
+        if not prefix.startswith(self._gone):
             names.update(dict.fromkeys(self._storage.children(prefix)))
         yield from names

@@ -17,7 +17,7 @@ import numpy as np
 from zappend.datatypes import fill_to_attribute, fill_to_json, is_variable_length, v3_fill_to_json, v3_type
 from zappend.encoding import Encoding, encoding_attrs
 
-__all__ = ["Array", "Cube", "Json", "ZarrFormat", "encodings_of", "new_array", "new_cube"]
+__all__ = ["Array", "Cube", "Json", "ZarrFormat", "dump", "encodings_of", "new_array", "new_cube"]
 
 Json = dict[str, Any]
 ZarrFormat = int
@@ -122,7 +122,7 @@ class Cube:
         for array in changed:
             for name, document in array.documents.items():
                 if created or document is array.document:
-                    out[f"{array.name}/{name}"] = _dump(document)
+                    out[f"{array.name}/{name}"] = dump(document)
                 key = array.name if self.zarr_format == 3 else f"{array.name}/{name}"
                 consolidated[key] = document
         root = dict(self.root)
@@ -130,9 +130,9 @@ class Cube:
             name = "zarr.json" if self.zarr_format == 3 else ".zmetadata"
             root[name] = _consolidate(root[name], consolidated)
             if not created:
-                out[name] = _dump(root[name])
+                out[name] = dump(root[name])
         if created:
-            out.update((name, _dump(document)) for name, document in root.items())
+            out.update((name, dump(document)) for name, document in root.items())
         return out
 
 
@@ -241,5 +241,6 @@ def encodings_of(cube: Cube) -> dict[str, Encoding]:
     return found
 
 
-def _dump(document: Json) -> bytes:
+def dump(document: Json) -> bytes:
+    """Return the bytes of a document, as zarr-python writes it."""
     return json.dumps(document, indent=2).encode()

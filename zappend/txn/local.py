@@ -316,7 +316,7 @@ class LocalStorage(FolderArea, Storage):
                 if os.path.isfile(f"{above}/{document}"):
                     raise TargetError(
                         f"cannot write to {self.name}: it lies inside the Zarr group {above}, whose lock and "
-                        f"consolidated metadata would be bypassed; name that group as the target"
+                        f"consolidated metadata would be bypassed; name that group as the target, and this as the group"
                     )
             above = os.path.dirname(above)
 

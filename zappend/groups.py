@@ -1,0 +1,164 @@
+"""A cube that is a group inside a larger store: its keys as if it were alone, and the metadata of the groups above it.
+
+Above the cube lies at least the root group of the store. Where such a group has consolidated metadata, that has a copy
+of the cube's documents, too, which has to change with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+from zappend.errors import TargetError, UsageError
+from zappend.metadata import Json, ZarrFormat, dump, new_cube
+from zappend.reader import children_of
+from zappend.txn.storage import Area, check_key
+
+__all__ = ["GroupMapping", "check_group", "documents_above", "format_above"]
+
+EMPTY: Json = {"kind": "inline", "must_understand": False, "metadata": {}}
+
+
+def check_group(group: str) -> str:
+    """Return the path of a group without slashes at its ends, or raise `UsageError` if it can be none."""
+    group = group.strip("/")
+    try:
+        return group and check_key(group)
+    except ValueError as error:
+        raise UsageError(f"setting group: {error}") from None
+
+
+class GroupMapping(MutableMapping[str, bytes]):
+    """The keys of `store` below the folder `group`, named as if that were all there is."""
+
+    def __init__(self, store: MutableMapping[str, bytes], group: str) -> None:
+        self._store = store
+        self._prefix = f"{group}/" if group else ""
+
+    def key(self, key: str) -> str:
+        """Return what the whole store calls `key`."""
+        return self._prefix + key
+
+    def __getitem__(self, key: str) -> bytes:
+        return self._store[self._prefix + key]
+
+    def __setitem__(self, key: str, value: bytes) -> None:
+        self._store[self._prefix + key] = value
+
+    def update(self, other: Any = (), /, **more: bytes) -> None:
+        """Write many keys together."""
+        self._store.update({self._prefix + key: value for key, value in dict(other, **more).items()})
+
+    def __delitem__(self, key: str) -> None:
+        del self._store[self._prefix + key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key[len(self._prefix) :] for key in self._store if key.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def children(self, prefix: str) -> Iterator[str]:
+        """Iterate over the names directly below the folder `prefix`."""
+        return children_of(self._store, self._prefix + prefix)
+
+
+def format_above(store: Area, group: str) -> ZarrFormat | None:
+    """Return the Zarr format of the root group above the cube `group`, ``None`` if there is none."""
+    if not group:
+        return None
+    return 3 if store.get("zarr.json") is not None else 2 if store.get(".zgroup") is not None else None
+
+
+def documents_above(
+    store: Mapping[str, bytes], group: str, documents: Mapping[str, bytes], zarr_format: ZarrFormat, *, created: bool
+) -> dict[str, bytes]:
+    """Return the documents of the groups above the cube `group` that change with it, by key, the root last.
+
+    Parameters
+    ----------
+    store
+        The whole store, as it is.
+    group
+        Path of the cube in it; if that is empty, nothing is above it.
+    documents
+        The documents of the cube that change, named as in the cube.
+    zarr_format
+        Format of the cube.
+    created
+        Whether the cube begins with these documents, so that nothing that was listed of it before remains.
+
+    Raises
+    ------
+    TargetError
+        If something above the cube is no group, or one of another format.
+    """
+    changed = {f"{group}/{key}": json.loads(value) for key, value in documents.items()}
+    out: dict[str, bytes] = {}
+    path = group
+    while path:
+        path = path.rpartition("/")[0]
+        prefix = f"{path}/" if path else ""
+        found = _read_group(store, prefix, zarr_format)
+        if not found:
+            found = _new_group(zarr_format, consolidated=not path)
+            changed |= {prefix + name: document for name, document in found.items()}
+        name = "zarr.json" if zarr_format == 3 else ".zmetadata"
+        if name in found:
+            found[name] = _patched(found[name], prefix, group, changed, created=created)
+        out |= {
+            prefix + key: dump(document) for key, document in found.items() if prefix + key in changed or key == name
+        }
+    return out
+
+
+def _read_group(store: Mapping[str, bytes], prefix: str, zarr_format: ZarrFormat) -> dict[str, Json]:
+    where = f"the group {prefix.rstrip('/')!r}" if prefix else "the root group"
+    other = ".zgroup" if zarr_format == 3 else "zarr.json"
+    if store.get(prefix + other) is not None:
+        raise TargetError(
+            f"{where} has {other}, so it is Zarr format {5 - zarr_format}, and the cube in it format {zarr_format}; "
+            f"a group and what is in it must have one format"
+        )
+    if store.get(f"{prefix}.zarray") is not None:
+        raise TargetError(f"{where} is an array, so there can be no group in it")
+    names = ("zarr.json",) if zarr_format == 3 else (".zgroup", ".zattrs", ".zmetadata")
+    found = {name: json.loads(value) for name in names if (value := store.get(prefix + name)) is not None}
+    if found.get("zarr.json", {}).get("node_type", "group") != "group":
+        raise TargetError(f"{where} is an array, so there can be no group in it")
+    return found
+
+
+def _new_group(zarr_format: ZarrFormat, *, consolidated: bool) -> dict[str, Json]:
+    documents = dict(new_cube(zarr_format, {}).root)
+    if not consolidated:
+        documents.pop(".zmetadata", None)
+        if "zarr.json" in documents:
+            documents["zarr.json"] = {k: v for k, v in documents["zarr.json"].items() if k != "consolidated_metadata"}
+    return documents
+
+
+def _patched(document: Json, prefix: str, group: str, changed: Mapping[str, Json], *, created: bool) -> Json:
+    """Return the root document of the group at `prefix` with what `changed` says of the nodes below it."""
+    inner = document.get("consolidated_metadata") if "node_type" in document else document
+    if not inner:
+        return document
+    entries = {
+        key: entry
+        for key, entry in inner["metadata"].items()
+        if not (created and f"{prefix}{key}/".startswith(f"{group}/"))
+    }
+    for key, new in changed.items():
+        below, name = key[len(prefix) :], key.rpartition("/")[2]
+        if not key.startswith(prefix):
+            continue
+        if name == "zarr.json":
+            node = below.rpartition("/")[0]
+            if node:
+                entries[node] = {**new, "consolidated_metadata": EMPTY} if new["node_type"] == "group" else new
+        elif name != ".zmetadata":
+            entries[below] = new
+    if "node_type" in document:
+        return {**document, "consolidated_metadata": {**inner, "metadata": entries}}
+    return {**document, "metadata": entries}
