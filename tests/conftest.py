@@ -101,6 +101,7 @@ class ObjectCase:
     def __init__(self) -> None:
         self.data: dict[str, bytes] = {}
         self.clock = SteppingClock()
+        self.inline = True
 
     def reset(self, cube: Mapping[str, bytes] | None) -> None:
         self.bury()

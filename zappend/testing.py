@@ -27,8 +27,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Literal, NamedTuple, TypeVar
 
+from zappend.txn.clock import Clock
 from zappend.txn.files import Files
-from zappend.txn.lease import Clock
 from zappend.txn.objects import Conflict, Objects, Tag
 from zappend.txn.storage import Value
 

@@ -1,17 +1,8 @@
 """Who may write to a target in an object store, and which log counts: one object, changed by compare-and-swap alone.
 
 The object ``lock`` is held by whoever wrote it last. Each write names the state that it replaces and carries a fresh
-nonce, so that a writer who was robbed of it, or a late copy of one of its requests, can never change it again. It has
-
-    owner     who holds it, for people: user, host, pid, started
-    nonce     unique to each write
-    beat      how often it was written by this owner; a holder that lives writes it every quarter of a lease
-    lease     seconds of silence after which the holder is taken for dead
-    state     "open" | "hot" | "commit" | "abort" | "done"
-    txn       the transaction whose log `objects` are
-    objects   the log: for each object that counts its name in the store and its hash, or its bytes
-    settled   the transaction settled last, and whether as "commit" or "abort"
-    released  whether the owner has let go of it, and left only the log
+nonce, so that a writer who was robbed of it, or a late copy of one of its requests, can never change it again.
+`zappend.txn.lockbody` has what it says.
 
 State and log change together, in one write. So the swap from ``hot`` to ``commit`` *is* the decision, and no writer
 who lost the lock can make it. A holder is judged dead only if the lock has not changed for a whole lease, measured by
@@ -23,20 +14,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Any
 
-from zappend.errors import Locked, LockHolder, LockLost
+from zappend.errors import Locked, LockLost
+from zappend.txn.clock import Clock
 from zappend.txn.lock import describe, this_process
+from zappend.txn.lockbody import Body, Entry, State
 from zappend.txn.log import DECISION, HEAD
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear
-from zappend.txn.record import pack, unpack
 from zappend.txn.registry import ProcessLock
 from zappend.txn.storage import LOCK_NAME, Lock
 
-__all__ = ["ATTEMPTS", "LEASE", "Body", "Clock", "Entry", "LeaseLock"]
+__all__ = ["ATTEMPTS", "LEASE", "LeaseLock"]
 
 logger = logging.getLogger("zappend")
 
@@ -49,63 +40,6 @@ PAUSE = 0.2
 """Seconds before a write is sent again; doubled each time."""
 SHORTEST = 0.01
 """Seconds between two looks at a lock, at least."""
-
-State = Literal["open", "hot", "commit", "abort", "done"]
-
-Entry = tuple[str, bytes] | bytes
-"""One object of the log: its name in the store and its SHA-256, or, if it is small, the object itself."""
-
-
-class Clock:
-    """Time as one process measures it: it goes on while the computer is suspended, where the system can tell."""
-
-    def now(self) -> float:
-        """Return seconds since some point in the past."""
-        boottime = getattr(time, "CLOCK_BOOTTIME", None)
-        return time.monotonic() if boottime is None else time.clock_gettime(boottime)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
-
-    def repeat(self, do: Callable[[], None], seconds: float) -> Callable[[], None]:
-        """Call `do` every `seconds` in a thread of its own; return what ends that."""
-        ended = threading.Event()
-
-        def run() -> None:
-            while not ended.wait(seconds):
-                do()
-
-        threading.Thread(target=run, name="zappend lease", daemon=True).start()
-        return ended.set
-
-
-@dataclass(frozen=True)
-class Body:
-    """What the lock object says; the docstring of the module tells what each field means."""
-
-    owner: LockHolder
-    lease: float
-    nonce: bytes = b""
-    beat: int = 0
-    state: State = "open"
-    txn: str = ""
-    objects: Mapping[str, Entry] = field(default_factory=dict)
-    settled: tuple[str, str] = ("", "")
-    released: bool = False
-
-    def data(self) -> bytes:
-        """Return the bytes of the lock object."""
-        return pack("lock", **{one.name: getattr(self, one.name) for one in fields(self)})
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Return what `data` says; raise `LogDamaged` or `LogVersionError` as for any object of the log."""
-        body = unpack(LOCK_NAME, data, "lock")
-        known: dict[str, Any] = {one.name: body[one.name] for one in fields(cls)}
-        known["settled"] = tuple(known["settled"])
-        known["objects"] = {k: v if isinstance(v, bytes) else tuple(v) for k, v in known["objects"].items()}
-        return cls(**known)
 
 
 class LeaseLock(Lock):
@@ -132,8 +66,12 @@ class LeaseLock(Lock):
         The log as it is to be; `publish` makes it count.
     proofs
         How often it has been proved that the lock is held.
+    found
+        Whether there was a lock before this one, live or dead.
     latent
         Whether a request of ours may still take effect, so that whoever comes next has to wait.
+    littered
+        Whether log objects may be left, which only the lock tells from those that matter.
     """
 
     def __init__(
@@ -156,7 +94,8 @@ class LeaseLock(Lock):
         self._body = Body(this_process(), lease)
         self._tag: Tag = ""
         self._tried: set[bytes] = set()
-        self._unsure = False
+        self._unsure = False  # whether the last write may have taken effect, or may still do so
+        self._doubtful = False  # the same, but also when it is known by now that the lock was lost
         self._lost: str | None = None
         self._closing = False
         self._confirmed_at = 0.0
@@ -164,14 +103,16 @@ class LeaseLock(Lock):
         self._pid = 0
         self.entries: dict[str, Entry] = {}
         self.proofs = 0
+        self.found = False
         self.latent = False
+        self.littered = False
 
     # Taking it.
 
     def acquire(self, timeout: float, *, break_lock: bool = False, dry_run: bool = False) -> None:
         if dry_run:
             if (found := self.look()) is not None:
-                self._body = found[0]
+                self._body, self.found = found[0], True
         else:
             self._registered.acquire(timeout)
             try:
@@ -201,6 +142,7 @@ class LeaseLock(Lock):
                     self._tell_wait(body, harm)
                 if harm is not None and silent >= patience + harm:
                     if self._write(_inherited(body, self._lease), tag):
+                        self.found = True
                         return
                     continue
                 before = self._clock.now()
@@ -260,6 +202,8 @@ class LeaseLock(Lock):
     def abort(self) -> None:
         """Decide that the transaction in the log is undone, so that nobody can commit it any more."""
         with self._guard:
+            if self._unsure:
+                self._swap()
             assert self._body.state in ("hot", "abort"), "a decision is never taken back"
             if self._body.state == "hot":
                 self._swap(state="abort")
@@ -291,7 +235,7 @@ class LeaseLock(Lock):
         with self._guard:
             if self._unsure:
                 self._swap()  # with this, the write whose answer was lost has either taken effect or never can
-            if self._lost is None or not self._body.txn:
+            if self._lost is None or not self._doubtful:
                 return self._body.objects
         found = self.look()
         if found is not None and found[0].txn == self._body.txn:
@@ -309,7 +253,7 @@ class LeaseLock(Lock):
         try:
             written = self._write(body, self._tag)
         except BaseException:
-            self._unsure = True
+            self._unsure = self._doubtful = True
             raise
         self._unsure = False
         if not written:
@@ -338,6 +282,7 @@ class LeaseLock(Lock):
                 found = self.look()
             except Unclear as error:
                 lost = error
+                self._doubtful = True
                 self.pause(attempt)
                 try:
                     found = self.look()
@@ -353,6 +298,7 @@ class LeaseLock(Lock):
 
     def _confirm(self, body: Body, tag: Tag, begun: float) -> None:
         self._body, self._tag, self._confirmed_at = body, tag, begun
+        self._doubtful = False
         self.proofs += 1
 
     def _beat(self) -> None:
@@ -382,7 +328,8 @@ class LeaseLock(Lock):
                 if self._lost is not None or self._unsure:
                     return
                 if HEAD not in self._body.objects:
-                    self._delete()
+                    if not self.littered:
+                        self._delete()
                 elif not self.latent:
                     self._swap(released=True)
         finally:

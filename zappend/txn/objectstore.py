@@ -7,18 +7,20 @@ write. So a writer that lost its lock, or a request that comes late, changes not
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from zappend.errors import LogDamaged, LogVersionError, RecoveryRefused, TargetError
-from zappend.txn.lease import ATTEMPTS, LEASE, Body, Clock, LeaseLock
-from zappend.txn.log import DECISION, HEAD, Log
+from zappend.txn.clock import Clock
+from zappend.txn.lease import ATTEMPTS, LEASE, LeaseLock
+from zappend.txn.lockbody import Body
+from zappend.txn.log import HEAD, Log
+from zappend.txn.objectplace import ObjectPlace
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear
-from zappend.txn.record import digest
-from zappend.txn.storage import LOCK_NAME, PLACE_PREFIX, Area, Lock, Storage, Value, changed_after_commit
+from zappend.txn.record import digest, unpack
+from zappend.txn.storage import PLACE_PREFIX, Lock, Storage, Value, changed_after_commit
 
 __all__ = ["ObjectStorage"]
 
@@ -27,110 +29,7 @@ logger = logging.getLogger("zappend")
 T = TypeVar("T")
 R = TypeVar("R")
 
-INLINE = 2**16
-"""Bytes of log objects that the lock itself holds; larger ones are objects of their own, which costs requests."""
-
 THREADS = 16
-
-
-class ObjectPlace(Area):
-    """The log of a target: what the lock names. What it does not name does not count, whatever its name is.
-
-    Parameters
-    ----------
-    objects
-        Where lock and log lie.
-    """
-
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
-        self._lease: LeaseLock | None = None
-        self._txn = ""
-        self._changed = False
-        self._written: list[str] = []
-        self._strays: list[str] | None = None
-
-    def use(self, lease: LeaseLock) -> None:
-        """Begin to read and write the log that `lease` names."""
-        self._lease = lease
-        self._txn, self._changed, self._written, self._strays = "", False, [], None
-
-    @property
-    def lease(self) -> LeaseLock:
-        """The lock that names the log."""
-        assert self._lease is not None, "the lock has not been taken"
-        return self._lease
-
-    def get(self, key: str) -> bytes | None:
-        entries = self.lease.objects() if key in (HEAD, DECISION) else self.lease.entries
-        entry = entries.get(key)
-        if entry is None or isinstance(entry, bytes):
-            return entry
-        name, expected = entry
-        found = self._objects.get(name)
-        if found is None:
-            raise LogDamaged(f"log object {name!r}, which the lock names, is missing")
-        if digest(found[0]) != expected:
-            raise LogDamaged(f"log object {name!r} is not the one that the lock names")
-        return found[0]
-
-    def has(self, key: str) -> bool:
-        return key in self.lease.objects()
-
-    def put(self, key: str, value: Value, txn: str) -> None:
-        value = bytes(value)
-        inline = sum(len(e) for k, e in self.lease.entries.items() if isinstance(e, bytes) and k != key)
-        if inline + len(value) <= INLINE:
-            self.lease.entries[key] = value
-        else:
-            self.lease.entries[key] = self._write_once(key, value, txn), digest(value)
-        if key in (HEAD, DECISION):
-            self._txn, self._changed = txn, True
-
-    create = put  # only the holder of the lock writes here, and each object has a name of its own
-
-    def _write_once(self, key: str, value: bytes, txn: str) -> str:
-        for attempt in range(ATTEMPTS):
-            # A name is used once: a late copy of a lost attempt is an object that nobody names.
-            name = f"{key}-{os.urandom(8).hex()}" if txn in key else f"{key}-{txn}-{os.urandom(8).hex()}"
-            self._written.append(name)
-            try:
-                self._objects.put(name, value, None)
-                return name
-            except Unclear as error:
-                lost = error
-                self.lease.pause(attempt)
-        raise lost
-
-    def delete(self, key: str, txn: str) -> None:
-        entry = self.lease.entries.pop(key, None)
-        if isinstance(entry, tuple):
-            self._written.append(entry[0])
-        self._changed |= key in (HEAD, DECISION)
-
-    def delete_many(self, keys: Iterable[str], txn: str) -> None:
-        # Only the sweep does this, when there is no head any more.
-        strays = set(self._strays or ())
-        names = dict.fromkeys([*self._written, *(key for key in keys if key in strays)])
-        if names:
-            self._objects.delete_many(names)
-        self._written, self._strays = [], []
-
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        if self._strays is None:
-            named = {entry[0] for entry in self.lease.entries.values() if isinstance(entry, tuple)}
-            self._strays = [key for key, _ in self._objects.list("") if key != LOCK_NAME and key not in named]
-        yield from [*self.lease.entries, *self._strays]
-
-    def children(self, prefix: str = "") -> Iterator[str]:
-        yield from self.keys(prefix)
-
-    def sync(self) -> None:
-        if self._changed:
-            if HEAD not in self.lease.entries:
-                self._written += [e[0] for e in self.lease.entries.values() if isinstance(e, tuple)]
-            self.lease.publish(self._txn)
-            self._changed = False
 
 
 @dataclass(frozen=True)
@@ -348,6 +247,34 @@ class ObjectStorage(Storage):
             self.place.lease.latent = True
             if self._undoing:
                 self._doubtful[key] = value
+
+    def check_orphans(self) -> None:
+        if self.place.lease.found:
+            return  # what a lock does not name does not count
+        strays = list(self.place.keys())
+        for name in strays:
+            txn, _, nonce = name.removeprefix(f"{HEAD}-").partition("-")
+            if not name.startswith(f"{HEAD}-") or "-" in nonce:
+                continue
+            log = [name, *(other for other in strays if other.startswith(f"{HEAD}-{txn}-") and other != name)]
+            if self._may_matter(log):
+                raise LogDamaged(
+                    f"{self.name} has the log object {name!r}, but no lock that names it: either it arrived late, then "
+                    f"delete it, or others deleted the lock of a pending transaction, then see what that did first"
+                )
+
+    def _may_matter(self, log: Sequence[str]) -> bool:
+        """Tell whether the root of the target is what it was when this log began, but a key that it has is not."""
+        for name in log:
+            found = self._place_objects.get(name)
+            body = {} if found is None else unpack(name, found[0], HEAD, f"{HEAD}-part")
+            for key, expected in body.get("fingerprint", {}).items():
+                now = self.get(key)
+                if (None if now is None else digest(now)) != expected:
+                    return False
+            if any(self.get(key) != old for key, old in body.get("records", ())):
+                return True
+        return False
 
     def begin_undo(self) -> None:
         self.place.lease.abort()

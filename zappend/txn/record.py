@@ -60,13 +60,13 @@ def pack(kind: str, txn: str, **fields: Any) -> bytes:
     return framed + digest(framed)
 
 
-def unpack(name: str, data: bytes, kind: str) -> dict[str, Any]:
+def unpack(name: str, data: bytes, *kinds: str) -> dict[str, Any]:
     """Return the body of the log object `name`, verified.
 
     Raises
     ------
     LogDamaged
-        If `data` is anything but one whole frame of `kind`.
+        If `data` is anything but one whole frame of one of `kinds`.
     LogVersionError
         If it is whole, but of a newer version or with a critical feature that this version does not know.
     """
@@ -88,9 +88,9 @@ def unpack(name: str, data: bytes, kind: str) -> dict[str, Any]:
             f"recover with the zappend that wrote it"
         )
     body = msgpack.unpackb(framed[HEADER.size :], raw=False, strict_map_key=True)
-    if not isinstance(body, dict) or body.get("kind") != kind:
+    if not isinstance(body, dict) or body.get("kind") not in kinds:
         found = body.get("kind") if isinstance(body, dict) else type(body).__name__
-        raise LogDamaged(f"log object {name!r} is {found!r}, expected {kind!r}")
+        raise LogDamaged(f"log object {name!r} is {found!r}, expected {' or '.join(map(repr, kinds))}")
     unknown = sorted(set(body.get("critical", [])) - KNOWN_CRITICAL)
     if unknown:
         raise LogVersionError(

@@ -61,12 +61,17 @@ def settle(storage: Storage, *, dry_run: bool = False, own: Log | None = None) -
         If the target is not the one that the log belongs to, or a document was changed by others. In all of these
         cases nothing was changed, and the log stays.
     """
-    if own is None and not dry_run and Log.is_pending(storage.place):
+    if own is not None:
+        if own.hot:
+            storage.begin_undo()
+    elif not dry_run and Log.is_pending(storage.place):
         storage.place.harden()
     log = Log.found(storage.place)
     if own is not None and (own.hot if log is None else log.txn != own.txn):
         raise LogDamaged(f"the undo log of the transaction on {storage.name} was removed by others")
     if log is None:
+        if own is None:
+            storage.check_orphans()
         if not dry_run:
             sweep(storage.place)
         return Settlement()

@@ -193,6 +193,9 @@ class Storage(Area):
     def expect_absent(self, keys: Iterable[str]) -> None:
         """Take `keys`, which no reader can see, for absent, without a look."""
 
+    def check_orphans(self) -> None:
+        """Raise `LogDamaged` if there is a log without the lock that named it, so that it may be needed, or may not."""
+
     def begin_undo(self) -> None:
         """Return when the pending transaction can never be committed any more, and none of its requests be late."""
 
