@@ -213,6 +213,11 @@ class LeaseLock(Lock):
         with self._guard:
             self._swap()
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether the transaction in the log is committed, as far as this owner knows."""
+        return self._body.state == "commit"
+
     def stay_sure(self) -> None:
         """Prove that the lock is still held if the last proof is older than half a lease; raises as `publish` does."""
         if self._lost is not None:

@@ -107,9 +107,8 @@ class ObjectStorage(Storage):
     # Reading.
 
     def get(self, key: str) -> bytes | None:
-        proof = self._proofs()
         found = self._objects.get(key)
-        self._known[key] = Known(None if found is None else found[1], proof)
+        self._known[key] = Known(None if found is None else found[1], self._proofs())
         return None if found is None else found[0]
 
     def has(self, key: str) -> bool:
@@ -120,10 +119,9 @@ class ObjectStorage(Storage):
         return dict(zip(keys, self._side_by_side(self.get, keys), strict=True))
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        proof = self._proofs()
         for key, tag in self._objects.list(prefix):
             if not key.startswith(PLACE_PREFIX) and not key.endswith("/"):
-                self._known[key] = Known(tag, proof)
+                self._known[key] = Known(tag, self._proofs())
                 yield key
 
     def children(self, prefix: str = "") -> Iterator[str]:
@@ -132,8 +130,8 @@ class ObjectStorage(Storage):
                 yield name
 
     def _look(self, key: str) -> Known:
-        proof = self._proofs()
-        self._known[key] = known = Known(self._objects.head(key), proof)
+        tag = self._objects.head(key)
+        self._known[key] = known = Known(tag, self._proofs())
         return known
 
     def _proofs(self) -> int:
@@ -179,6 +177,8 @@ class ObjectStorage(Storage):
     def _change(self, key: str, value: bytes | None) -> None:
         """Let `key` hold `value`, or nothing, in place of what it was seen to hold."""
         lost: Unclear | None = None
+        if key in self._doubtful:
+            self._doubtful[key] = value
         for attempt in range(ATTEMPTS):
             known = self._known[key]
             try:
@@ -193,13 +193,13 @@ class ObjectStorage(Storage):
                 self.place.lease.prove()
             except Unclear as error:
                 lost = error
-                self._note_lost(key, value, known)
+                self._note_lost(key, value, restorable=self._is_restorable(known))
                 self.place.lease.pause(attempt)
                 if self.get(key) == value:
                     return
                 self._known[key] = known
             except KeyboardInterrupt:
-                self._note_lost(key, value, known)  # it is on its way
+                self._note_lost(key, value, restorable=self._is_restorable(known))  # it is on its way
                 raise
             else:
                 self._known[key] = Known(tag, self.place.lease.proofs)
@@ -219,6 +219,7 @@ class ObjectStorage(Storage):
                 raise changed_after_commit(self.name, key, now, old, new) from None
             except Unclear as error:
                 lost = error
+                self._note_lost(key, new, restorable=True)
                 self.place.lease.pause(attempt)
                 if self.get(key) == new:
                     return
@@ -227,6 +228,10 @@ class ObjectStorage(Storage):
                 self._known[key] = Known(tag, self.place.lease.proofs)
                 return
         raise Unclear(f"{key!r} of {self.name} could not be written in {ATTEMPTS} attempts: {lost}") from lost
+
+    def _is_restorable(self, known: Known) -> bool:
+        # A chunk that was absent may come too late, too: then it lies beyond the shape, as those of dead writers do.
+        return known.tag is not None or self._undoing or self.place.lease.is_decided
 
     def _send(self, key: str, value: bytes | None, known: Known) -> Tag | None:
         lease = self.place.lease
@@ -240,12 +245,12 @@ class ObjectStorage(Storage):
 
     # Requests that may be late.
 
-    def _note_lost(self, key: str, value: bytes | None, known: Known) -> None:
+    def _note_lost(self, key: str, value: bytes | None, *, restorable: bool) -> None:
         """Remember that a request may take effect later, if a state can come back under the tag that it names."""
-        if self._quiet and (self._undoing or known.tag is not None):
+        if self._quiet and restorable:
             self._lost_at = self._clock.now()
             self.place.lease.latent = True
-            if self._undoing:
+            if self._undoing or self.place.lease.is_decided:
                 self._doubtful[key] = value
 
     def check_orphans(self) -> None:
@@ -283,7 +288,9 @@ class ObjectStorage(Storage):
         self._undoing = True
 
     def sync(self) -> None:
-        while self._doubtful:
+        """Return when no request of ours can change any more what is to stay: that of an undo, and of a commit."""
+        lease = self.place.lease
+        while self._doubtful or (lease.latent and lease.is_decided):
             self._wait_out()
             doubtful, self._doubtful = self._doubtful, {}
             wrong = [(key, doubtful[key]) for key, now in self.get_many(doubtful).items() if now != doubtful[key]]
