@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from zappend.errors import CommitStateUnknown, LockLost, TargetError, TransactionClosed
+from zappend.errors import CommitStateUnknown, LockLost, RecoveryRefused, TargetError, TransactionClosed
 from zappend.txn.log import Log
 from zappend.txn.replay import Settlement, apply, settle
-from zappend.txn.storage import Durability, Storage
+from zappend.txn.storage import Durability, Lock, Storage
 from zappend.txn.store import TransactionStore
 from zappend.txn.target import Locking, open_target
 
@@ -67,7 +67,7 @@ class Transaction(TransactionStore):
             raise TransactionClosed(f"the transaction on {self._storage.name} has been used; start a new one")
         self._lock.acquire(self._lock_timeout)
         try:
-            settled = settle(self._storage)
+            settled = _settle(self._storage, self._lock)
         except BaseException:
             self._end("failed")
             raise
@@ -145,7 +145,8 @@ class Transaction(TransactionStore):
                 f"{changed[0]!r} of {self._storage.name} was changed by others during the transaction, which was "
                 f"therefore rolled back; try again"
             )
-        self._lock.check()
+        if not self._storage.conditional:  # there the decision itself is the proof
+            self._lock.check()
         if not self._log.hot:
             self._flush(())
         self._log.decide(self._redo())
@@ -285,9 +286,17 @@ def rollback(
     lock = storage.lock()
     lock.acquire(lock_timeout, break_lock=break_lock, dry_run=dry_run)
     try:
-        return settle(storage, dry_run=dry_run)
+        return _settle(storage, lock, dry_run=dry_run)
     finally:
         _let_go(lock.release, storage.name)
+
+
+def _settle(storage: Storage, lock: Lock, *, dry_run: bool = False) -> Settlement:
+    try:
+        return settle(storage, dry_run=dry_run)
+    except RecoveryRefused:
+        lock.check()  # nothing is wrong if somebody else has settled it meanwhile
+        raise
 
 
 def _let_go(give_back: Callable[[], None], name: str) -> None:

@@ -318,7 +318,8 @@ class LeaseLock(Lock):
     # Letting go of it.
 
     def check(self) -> None:
-        """Do nothing: the decision is a proof itself."""
+        if self._pid == os.getpid():
+            self.prove()
 
     def finish(self) -> None:
         self._closing = True

@@ -108,6 +108,8 @@ class ObjectPlace(Area):
         if self._strays is None:
             named = {entry[0] for entry in self.lease.entries.values() if isinstance(entry, tuple)}
             self._strays = [key for key, _ in self._objects.list("") if key != LOCK_NAME and key not in named]
+            if self._strays:
+                self.lease.check()  # else what was listed may be the log of whoever has the lock now
         yield from [*self.lease.entries, *self._strays]
 
     def children(self, prefix: str = "") -> Iterator[str]:
