@@ -285,8 +285,6 @@ class MemoryObjects(Objects):
         Equal for clients that are in one process.
     """
 
-    quiet = 900.0
-
     def __init__(
         self, data: dict[str, bytes], prefix: str = "", faults: Faults | None = None, client: object = None
     ) -> None:

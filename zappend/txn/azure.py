@@ -1,4 +1,4 @@
-"""Objects on Azure Blob Storage, through adlfs. Each write there gives a new ETag, so a late request is refused."""
+"""Objects on Azure Blob Storage, through adlfs. Each write there gives a new ETag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects on Google Cloud Storage, through gcsfs. A generation never comes back, so a late request is refused.
+"""Objects on Google Cloud Storage, through gcsfs. A generation never comes back.
 
 No emulator keeps conditions on deletes, so this is not tested against a server.
 """

@@ -53,8 +53,8 @@ class LeaseLock(Lock):
         Where the lock lies.
     lease
         Seconds of silence after which others may take the holder of this lock for dead.
-    harm
-        Tells for how many seconds more the log in a lock must not be touched, since requests may be on their way.
+    quiet
+        Seconds after which a request that was sent cannot take effect any more.
     clock
         What time it is.
     taken
@@ -64,6 +64,8 @@ class LeaseLock(Lock):
     ----------
     entries
         The log as it is to be; `publish` makes it count.
+    careful
+        Whether a late request of the transaction could do harm, so that its log must not be touched before `quiet`.
     proofs
         How often it has been proved that the lock is held.
     found
@@ -79,14 +81,14 @@ class LeaseLock(Lock):
         name: str,
         objects: Objects,
         lease: float,
-        harm: Callable[[Body], float],
+        quiet: float,
         clock: Clock,
         taken: Callable[[LeaseLock], None],
     ) -> None:
         self._name = name
         self._objects = objects
         self._lease = lease
-        self._harm = harm
+        self._quiet = quiet
         self._clock = clock
         self._taken = taken
         self._registered = ProcessLock(("object", objects.identity), name, objects)
@@ -102,6 +104,7 @@ class LeaseLock(Lock):
         self._stop_beating: Callable[[], None] = lambda: None
         self._pid = 0
         self.entries: dict[str, Entry] = {}
+        self.careful = False
         self.proofs = 0
         self.found = False
         self.latent = False
@@ -128,41 +131,41 @@ class LeaseLock(Lock):
 
     def _take(self, until: float, break_lock: bool) -> None:
         watched: Tag = ""
-        silent, harm = 0.0, None
+        silent = patience = 0.0
         while not self._write(self._body, None):
             while (found := self.look()) is not None:
                 body, tag = found
                 if tag != watched:
                     if watched and self._clock.now() >= until:
                         raise self._locked(body)
-                    watched, silent, harm = tag, 0.0, None
-                patience = self._patience(body, break_lock)
-                if silent >= patience and harm is None:
-                    harm = 0.0 if body.released or body.state in ("open", "done") else self._harm(body)
-                    self._tell_wait(body, harm)
-                if harm is not None and silent >= patience + harm:
+                    watched, silent, patience = tag, 0.0, self._patience(body, break_lock)
+                if silent >= patience:
                     if self._write(_inherited(body, self._lease), tag):
                         self.found = True
                         return
                     continue
                 before = self._clock.now()
-                self._clock.sleep(max(min(body.lease / BEATS_PER_LEASE / 2, patience + (harm or 0) - silent), SHORTEST))
+                self._clock.sleep(max(min(body.lease / BEATS_PER_LEASE / 2, patience - silent), SHORTEST))
                 # This computer may have been suspended, and the holder's too: no more than a beat counts.
-                silent += min(self._clock.now() - before, body.lease / BEATS_PER_LEASE)
+                passed = min(self._clock.now() - before, body.lease / BEATS_PER_LEASE)
+                if silent < body.lease <= silent + passed < patience:
+                    self._tell_wait(body, patience - silent)
+                silent += passed
 
     def _patience(self, body: Body, break_lock: bool) -> float:
+        """Return for how long a lock must not have changed before it is taken over."""
         if body.released or (body.state == "done" and self._objects.conditional_deletes):
             return 0.0
-        return 0.0 if break_lock else body.lease
+        late = body.state in ("commit", "abort") or (body.state == "hot" and body.careful)
+        return (0.0 if break_lock else body.lease) + (self._quiet if late else 0.0)
 
-    def _tell_wait(self, body: Body, harm: float) -> None:
-        if harm:
-            logger.warning(
-                "%s: its writer, %s, is dead; waiting %.0f s until none of its requests can arrive any more",
-                self._name,
-                describe(body.owner),
-                harm,
-            )
+    def _tell_wait(self, body: Body, seconds: float) -> None:
+        logger.warning(
+            "%s: its writer, %s, is dead; waiting %.0f s until none of its requests can arrive any more",
+            self._name,
+            describe(body.owner),
+            seconds,
+        )
 
     def _locked(self, body: Body) -> Locked:
         return Locked(
@@ -193,11 +196,11 @@ class LeaseLock(Lock):
             if HEAD in self.entries:
                 state: State = "abort" if now.state == "abort" else "commit" if DECISION in self.entries else "hot"
                 assert now.state != "commit" or state == "commit", "a decision is never taken back"
-                self._swap(state=state, txn=txn or now.txn, objects=dict(self.entries))
+                self._swap(state=state, txn=txn or now.txn, objects=dict(self.entries), careful=self.careful)
                 return
             self.entries.clear()  # without a head nothing of it counts
             settled = (now.txn, "commit" if now.state == "commit" else "abort") if now.txn else now.settled
-            self._swap(state="done" if self._closing else "open", txn="", objects={}, settled=settled)
+            self._swap(state="done" if self._closing else "open", txn="", objects={}, careful=False, settled=settled)
 
     def abort(self) -> None:
         """Decide that the transaction in the log is undone, so that nobody can commit it any more."""

@@ -40,15 +40,15 @@ class Objects(ABC):
     conditional_deletes
         Whether `delete` can name what it deletes.
     quiet
-        Seconds after which a request that was sent cannot take effect any more, for stores on which a state can
-        come back under the tag it had before. Where tags never repeat a late request is refused, so it is 0.
+        Seconds after which a request that was sent cannot take effect any more. S3 refuses one whose signature is 15
+        minutes old.
     """
 
     name: str
     identity: Hashable
     is_root: bool = False
     conditional_deletes: bool = True
-    quiet: float = 0.0
+    quiet: float = 900.0
 
     @abstractmethod
     def get(self, key: str) -> tuple[bytes, Tag] | None:

@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from zappend.errors import LogDamaged, LogVersionError, RecoveryRefused, TargetError
+from zappend.errors import LogDamaged, TargetError
 from zappend.txn.clock import Clock
 from zappend.txn.lease import ATTEMPTS, LEASE, LeaseLock
-from zappend.txn.lockbody import Body
-from zappend.txn.log import HEAD, Log
+from zappend.txn.log import HEAD
 from zappend.txn.objectplace import ObjectPlace
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear
 from zappend.txn.record import digest, unpack
@@ -102,7 +101,7 @@ class ObjectStorage(Storage):
         return any(True for _ in self._place_objects.list(""))
 
     def lock(self) -> Lock:
-        return self._new_lock(self._begin)
+        return LeaseLock(self.name, self._place_objects, self._lease, self._quiet, self._clock, self._begin)
 
     # Reading.
 
@@ -165,9 +164,11 @@ class ObjectStorage(Storage):
         self._prove_after_reading([key for key, _, _ in documents])
         self._side_by_side(lambda document: self._replace(*document), documents)
 
-    def expect_absent(self, keys: Iterable[str]) -> None:
+    def announce(self, new: Collection[str], changed: Collection[str]) -> None:
         proof = self._proofs()
-        self._known.update((key, Known(None, proof, assumed=True)) for key in keys if key not in self._known)
+        self._known.update((key, Known(None, proof, assumed=True)) for key in new if key not in self._known)
+        # A late write of a key that readers see could come to stand for a state that never was.
+        self.place.lease.careful |= bool(changed)
 
     def _prove_after_reading(self, keys: Collection[str]) -> None:
         self._side_by_side(self._look, [key for key in keys if key not in self._known])
@@ -230,8 +231,8 @@ class ObjectStorage(Storage):
         raise Unclear(f"{key!r} of {self.name} could not be written in {ATTEMPTS} attempts: {lost}") from lost
 
     def _is_restorable(self, known: Known) -> bool:
-        # A chunk that was absent may come too late, too: then it lies beyond the shape, as those of dead writers do.
-        return known.tag is not None or self._undoing or self.place.lease.is_decided
+        # A chunk that no reader sees may come too late: then it lies beyond the shape, as those of dead writers do.
+        return not known.assumed or self._undoing or self.place.lease.is_decided
 
     def _send(self, key: str, value: bytes | None, known: Known) -> Tag | None:
         lease = self.place.lease
@@ -308,29 +309,9 @@ class ObjectStorage(Storage):
                 self._clock.sleep(left)
             self.place.lease.latent = False
 
-    def _harm(self, body: Body) -> float:
-        """Return how long to wait before the log in the lock of a dead writer may be settled."""
-        return self._quiet if body.state != "hot" or self._restores() else 0.0
-
-    def _restores(self) -> bool:
-        """Tell whether undoing would restore bytes, and with them a tag that a late request may name."""
-        place, lease = ObjectPlace(self._place_objects), self._new_lock()
-        lease.acquire(0, dry_run=True)
-        place.use(lease)
-        try:
-            log = Log.found(place)
-            return log is not None and any(
-                value is not None for records, _ in log.undo_groups() for _, value in records
-            )
-        except (RecoveryRefused, LogVersionError):
-            return False  # nothing is going to be touched
-
     def _begin(self, lease: LeaseLock) -> None:
         self.place.use(lease)
         self._known, self._doubtful, self._undoing = {}, {}, False
-
-    def _new_lock(self, taken: Callable[[LeaseLock], None] = lambda lease: None) -> LeaseLock:
-        return LeaseLock(self.name, self._place_objects, self._lease, self._harm, self._clock, taken)
 
     def _side_by_side(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
         if len(items) < 2 or self._threads < 2:

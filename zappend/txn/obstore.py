@@ -36,14 +36,13 @@ class ObstoreObjects(Objects):
         self._prefix = f"{root}/" if root else ""
         if self._in_memory:
             self._store = self._writes = store
+            self.quiet = 0.0
             self._server: Hashable = ("obstore", id(store))
         else:
             self._store = _like(store, retry_config=store.retry_config)
             # What came of a write is found out by reading; nothing may send it again.
             self._writes = _like(store, retry_config={"max_retries": 0})
             self._server = ("obstore", type(store).__name__, config.get("endpoint"), bucket)
-            # Deletes without a condition must not be late, whether tags repeat or not.
-            self.quiet = 900.0
         self.identity = (self._server, root)
         self.is_root = not root
         self.name = f"{type(store).__name__}://{bucket}/{root}".rstrip("/")

@@ -48,8 +48,6 @@ class S3Objects(Objects):
         Bucket and prefix.
     """
 
-    quiet = 900.0  # S3 refuses a request whose signature is 15 minutes old; a tag is the hash of the bytes
-
     def __init__(self, fs: S3FileSystem, root: str) -> None:
         self._reads = fs
         self._writes = _sending_once(fs)

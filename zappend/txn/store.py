@@ -269,20 +269,21 @@ class TransactionStore(MutableMapping[str, bytes]):
         try:
             if not self._log.hot:
                 self._log.fingerprint({key: self._document(key) for key in ROOT_DOCUMENTS})
-            self._storage.expect_absent(new)
+            unseen = frozenset(new)
+            changed = [key for key in keys if key not in unseen]
+            self._storage.announce(new, changed)
             folders = [f for f in self._storage.missing_folders(keys) if f not in self._folders]
-            self._log.add(self._pre_images(keys, new), folders)
+            self._log.add(self._pre_images(new, changed), folders)
             self._folders.update(folders)
             self._logged.update(keys)
         except BaseException as error:
             self._failure = error
             raise
 
-    def _pre_images(self, keys: Iterable[str], new: Collection[str]) -> Iterator[PreImage]:
+    def _pre_images(self, new: Iterable[str], changed: Iterable[str]) -> Iterator[PreImage]:
         for key in new:
             yield key, None
-        known = frozenset(new)
-        rest = iter([key for key in keys if key not in known])
+        rest = iter(changed)
         while some := list(islice(rest, READ_TOGETHER)):
             yield from self._storage.get_many(some).items()
 
