@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -13,12 +13,12 @@ from zappend.appender import Appender
 from zappend.config import ConfigLike, Settings, load_settings
 from zappend.dryrun import DryRun
 from zappend.errors import UsageError, ZappendError
-from zappend.groups import GroupMapping, check_group, documents_above, format_above
+from zappend.groups import GroupMapping, documents_above
 from zappend.plan import Plan
 from zappend.slices import Slice, open_slice
 from zappend.txn.context import Transaction, rollback, transaction
 from zappend.txn.replay import Settlement
-from zappend.txn.storage import Storage
+from zappend.txn.storage import Storage, check_key
 from zappend.txn.target import open_target
 
 __all__ = ["AppendResult", "Appended", "Settlement", "Transaction", "append", "rollback", "transaction"]
@@ -129,11 +129,11 @@ def append(
     items = [slices] if isinstance(slices, (str, os.PathLike)) or hasattr(slices, "data_vars") else slices
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
         raise UsageError(f"slices must be paths or datasets, not a {type(slices).__name__}")
-    group = check_group(checked.group)
+    group = _checked_group(checked.group)
     storage = open_target(target, checked.durability, storage_options=checked.storage_options, locking=checked.locking)
     view = DryRun(storage, f"{group}/" if group else "", force_new=checked.force_new) if checked.dry_run else None
     done: list[Appended] = []
-    checked = replace(checked, group=group, zarr_format=checked.zarr_format or format_above(storage, group))
+    checked = replace(checked, group=group, zarr_format=checked.zarr_format or _format_above(storage, group))
     with Appender(storage.name, checked) as appender:
         for index, item in enumerate(items):
             try:
@@ -177,6 +177,21 @@ def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appe
     size = appender.carry_out(plan, new, cube)
     view.update(above)
     return _appended(new, plan, size)
+
+
+def _checked_group(group: str) -> str:
+    group = group.strip("/")
+    try:
+        return group and check_key(group)
+    except ValueError as error:
+        raise UsageError(f"setting group: {error}") from None
+
+
+def _format_above(storage: Storage, group: str) -> Literal[2, 3] | None:
+    """Return the format of the root group above the cube `group`, which is that of a new cube, too."""
+    if not group:
+        return None
+    return 3 if storage.get("zarr.json") is not None else 2 if storage.get(".zgroup") is not None else None
 
 
 def _above(store: Mapping[str, bytes], group: str, plan: Plan) -> dict[str, bytes]:

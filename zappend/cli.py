@@ -6,6 +6,7 @@ Numpy, xarray and zarr are imported only by commands that need them, so help and
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,23 @@ __all__ = ["main"]
 INTERRUPTED = 130
 
 
+def _json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    try:
+        options = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"no JSON: {error}") from None
+    if not isinstance(options, dict):
+        raise click.BadParameter('it must be an object, such as {"anon": true}')
+    return options
+
+
+storage_options = click.option(
+    "--storage-options", callback=_json_object, metavar="JSON", help="Options of the target's file system."
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zappend")
 def cli() -> None:
@@ -33,6 +51,7 @@ def cli() -> None:
 @cli.command()
 @click.option("-t", "--target", required=True, metavar="TARGET", help="The cube: made if it is not there.")
 @click.option("-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings in JSON, YAML or TOML; many.")
+@storage_options
 @click.option("--group", metavar="PATH", help="Where in the target the cube lies.  [default: the target is the cube]")
 @click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]")
 @click.option("--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, 0.5, +, - or any.")

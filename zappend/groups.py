@@ -10,23 +10,13 @@ import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
-from zappend.errors import TargetError, UsageError
+from zappend.errors import TargetError
 from zappend.metadata import Json, ZarrFormat, dump, new_cube
 from zappend.reader import children_of
-from zappend.txn.storage import Area, check_key
 
-__all__ = ["GroupMapping", "check_group", "documents_above", "format_above"]
+__all__ = ["GroupMapping", "documents_above"]
 
 EMPTY: Json = {"kind": "inline", "must_understand": False, "metadata": {}}
-
-
-def check_group(group: str) -> str:
-    """Return the path of a group without slashes at its ends, or raise `UsageError` if it can be none."""
-    group = group.strip("/")
-    try:
-        return group and check_key(group)
-    except ValueError as error:
-        raise UsageError(f"setting group: {error}") from None
 
 
 class GroupMapping(MutableMapping[str, bytes]):
@@ -62,13 +52,6 @@ class GroupMapping(MutableMapping[str, bytes]):
     def children(self, prefix: str) -> Iterator[str]:
         """Iterate over the names directly below the folder `prefix`."""
         return children_of(self._store, self._prefix + prefix)
-
-
-def format_above(store: Area, group: str) -> ZarrFormat | None:
-    """Return the Zarr format of the root group above the cube `group`, ``None`` if there is none."""
-    if not group:
-        return None
-    return 3 if store.get("zarr.json") is not None else 2 if store.get(".zgroup") is not None else None
 
 
 def documents_above(

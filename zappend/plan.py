@@ -147,8 +147,10 @@ class Plan:
     cube: Cube
 
     def new_keys(self) -> Iterator[str]:
-        """Iterate over the keys of chunks that no reader can see yet."""
-        return (chunk.key for write in self.writes for chunk in write.chunks() if not chunk.keeps)
+        """Iterate over the keys of chunks that no reader can see yet, and of documents of new arrays."""
+        yield from (chunk.key for write in self.writes for chunk in write.chunks() if not chunk.keeps)
+        if self.creates:
+            yield from (key for key in self.documents if "/" in key)
 
     def changed_keys(self) -> Iterator[str]:
         """Iterate over the keys of chunks of which a part is visible, and stays."""

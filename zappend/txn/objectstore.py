@@ -107,7 +107,7 @@ class ObjectStorage(Storage):
 
     def get(self, key: str) -> bytes | None:
         found = self._objects.get(key)
-        self._known[key] = Known(None if found is None else found[1], self._proofs())
+        self._note(key, None if found is None else found[1])
         return None if found is None else found[0]
 
     def has(self, key: str) -> bool:
@@ -120,7 +120,7 @@ class ObjectStorage(Storage):
     def keys(self, prefix: str = "") -> Iterator[str]:
         for key, tag in self._objects.list(prefix):
             if not key.startswith(PLACE_PREFIX) and not key.endswith("/"):
-                self._known[key] = Known(tag, self._proofs())
+                self._note(key, tag)
                 yield key
 
     def children(self, prefix: str = "") -> Iterator[str]:
@@ -129,8 +129,12 @@ class ObjectStorage(Storage):
                 yield name
 
     def _look(self, key: str) -> Known:
-        tag = self._objects.head(key)
-        self._known[key] = known = Known(tag, self._proofs())
+        return self._note(key, self._objects.head(key))
+
+    def _note(self, key: str, tag: Tag | None) -> Known:
+        known = self._known.get(key)
+        if known is None or known.tag != tag or known.assumed:  # else it was read before, and perhaps proved since
+            known = self._known[key] = Known(tag, self._proofs())
         return known
 
     def _proofs(self) -> int:

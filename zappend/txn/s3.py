@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from aiobotocore.httpsession import AIOHTTPSession
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
@@ -161,6 +161,8 @@ def _sending_once(fs: S3FileSystem) -> S3FileSystem:
 
 def _tell_fate(error: Exception, name: str) -> NoReturn:
     """Raise what `Objects.put` says for a write that ended with `error`."""
+    if isinstance(error, BotoCoreError) and not isinstance(error, HTTPClientError):
+        raise OSError(f"{name} was not written: {error}") from error  # no credentials, say: nothing was sent
     answer = error if isinstance(error, ClientError) else error.__cause__
     if not isinstance(answer, ClientError):
         raise Unclear(f"no answer to writing {name}: {error!r}") from error

@@ -188,7 +188,7 @@ class TransactionStore(MutableMapping[str, bytes]):
         ----------
         new
             Keys that are logged as absent without a look. Only for keys that no reader can see: chunks beyond the
-            shape of an array that exists, or of an array whose folder is empty.
+            shape of an array that exists, or chunks and documents of an array whose folder is empty.
         changed
             Keys whose value is read and logged.
         """
@@ -199,6 +199,9 @@ class TransactionStore(MutableMapping[str, bytes]):
                     self._guard.wait()
                 self._check_failed()
                 todo = [k for k in keys if k not in self._logged and not is_document(k) and not self._is_gone(k)]
+                documents = [k for k in new if is_document(k) and k not in self._seen and not self._is_gone(k)]
+                self._seen.update(dict.fromkeys(documents))
+                self._storage.announce(documents, ())
                 self._flushing = True
             unseen = set(new).difference(changed)
             self._lead(todo, [key for key in todo if key in unseen])
@@ -268,7 +271,7 @@ class TransactionStore(MutableMapping[str, bytes]):
     def _flush(self, keys: Collection[str], new: Collection[str] = ()) -> None:
         try:
             if not self._log.hot:
-                self._log.fingerprint({key: self._document(key) for key in ROOT_DOCUMENTS})
+                self._log.fingerprint(self._root())
             unseen = frozenset(new)
             changed = [key for key in keys if key not in unseen]
             self._storage.announce(new, changed)
@@ -279,6 +282,12 @@ class TransactionStore(MutableMapping[str, bytes]):
         except BaseException as error:
             self._failure = error
             raise
+
+    def _root(self) -> dict[str, bytes | None]:
+        """Return the documents by which recovery knows the target: in format 3 there is one, in format 2 several."""
+        first, *others = ROOT_DOCUMENTS
+        root = {first: self._document(first)}
+        return root if root[first] is not None else root | {key: self._document(key) for key in others}
 
     def _pre_images(self, new: Iterable[str], changed: Iterable[str]) -> Iterator[PreImage]:
         for key in new:

@@ -76,6 +76,8 @@ def open_target(
             raise TargetError(f"{target!r} is no path of a target")
         if "://" in path or "::" in path:
             return _open_url(path, durability, dict(storage_options or {}), locking)
+        if storage_options:
+            raise UsageError(f"storage_options go with a URL, and {path} is a local path")
         return LocalStorage(path, durability=durability)
     if storage_options:
         raise UsageError("storage_options go with a URL; what is given here as a target has its own")
