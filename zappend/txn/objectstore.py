@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +18,7 @@ from zappend.txn.log import HEAD
 from zappend.txn.objectplace import ObjectPlace
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear
 from zappend.txn.record import digest, unpack
-from zappend.txn.storage import PLACE_PREFIX, Lock, Storage, Value, changed_after_commit
+from zappend.txn.storage import PLACE_PREFIX, Lock, Storage, Value, changed_after_commit, side_by_side
 
 __all__ = ["ObjectStorage"]
 
@@ -318,7 +317,4 @@ class ObjectStorage(Storage):
         self._known, self._doubtful, self._undoing = {}, {}, False
 
     def _side_by_side(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        if len(items) < 2 or self._threads < 2:
-            return [do(item) for item in items]
-        with ThreadPoolExecutor(min(self._threads, len(items)), "zappend") as pool:
-            return list(pool.map(do, items))
+        return side_by_side(do, items, self._threads)

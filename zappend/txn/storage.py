@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
 
 from zappend.errors import TargetChanged
 
@@ -25,7 +26,11 @@ __all__ = [
     "Value",
     "changed_after_commit",
     "check_key",
+    "side_by_side",
 ]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Value = bytes | bytearray | memoryview
 """What may be written; what is read is always `bytes`."""
@@ -68,6 +73,14 @@ def changed_after_commit(name: str, key: str, now: bytes | None, old: bytes | No
 
 def _shape(value: bytes | None) -> str:
     return "absent" if value is None else f"{len(value)} bytes ({hashlib.sha256(value).hexdigest()[:8]})"
+
+
+def side_by_side(do: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """Return what `do` returns for each of `items`, called in up to `threads` threads, all of which have ended then."""
+    if len(items) < 2 or threads < 2:
+        return [do(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items)), "zappend") as pool:
+        return list(pool.map(do, items))
 
 
 class Lock(ABC):
