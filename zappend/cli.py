@@ -100,9 +100,8 @@ def append(
 
 
 @cli.command()
-@click.option(
-    "-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings of the append, as it had them."
-)
+@click.option("-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings, those of the append.")
+@storage_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be restored and removed.")
 @click.option("--break-lock", is_flag=True, help="Take a writer of whom it cannot be proved that it is dead for dead.")
 @click.option("--lock-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait for a live writer.")

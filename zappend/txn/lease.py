@@ -95,9 +95,10 @@ class LeaseLock(Lock):
         self._guard = threading.RLock()  # one change of the lock is under way at a time
         self._body = Body(this_process(), lease)
         self._tag: Tag = ""
-        self._tried: set[bytes] = set()
+        self._tried: dict[bytes, float] = {}  # nonces of the attempts at the last write, and when they were sent
         self._unsure = False  # whether the last write may have taken effect, or may still do so
         self._doubtful = False  # the same, but also when it is known by now that the lock was lost
+        self._answered = False  # whether the last write was; else its effect was found by reading
         self._lost: str | None = None
         self._closing = False
         self._confirmed_at = 0.0
@@ -130,6 +131,11 @@ class LeaseLock(Lock):
         self._taken(self)
 
     def _take(self, until: float, break_lock: bool) -> None:
+        self._win(until, break_lock)
+        while not self._answered:
+            self._swap()  # a copy of a creation without an answer could bring back what it made; not what comes then
+
+    def _win(self, until: float, break_lock: bool) -> None:
         watched: Tag = ""
         silent = patience = 0.0
         while not self._write(self._body, None):
@@ -211,10 +217,11 @@ class LeaseLock(Lock):
             if self._body.state == "hot":
                 self._swap(state="abort")
 
-    def prove(self) -> None:
-        """Prove that the lock is still held, by writing it; raises as `publish` does."""
+    def prove(self, *, careful: bool = False) -> None:
+        """Prove that the lock is still held, by writing it, with `careful` in it if that is so; raises as `publish`."""
         with self._guard:
-            self._swap()
+            self.careful |= careful
+            self._swap(careful=self._body.careful or careful)
 
     @property
     def is_decided(self) -> bool:
@@ -281,10 +288,9 @@ class LeaseLock(Lock):
         for attempt in range(ATTEMPTS):
             # A nonce for each attempt: a late copy of one must not look like another.
             body = replace(body, nonce=os.urandom(16))
-            self._tried.add(body.nonce)
-            begun = self._clock.now()
+            self._tried[body.nonce] = self._clock.now()
             try:
-                self._confirm(body, self._objects.put(LOCK_NAME, body.data(), over), begun)
+                self._confirm(body, self._objects.put(LOCK_NAME, body.data(), over), answered=True)
                 return True
             except Conflict:
                 found = self.look()
@@ -300,12 +306,13 @@ class LeaseLock(Lock):
                     continue
             if found is None or found[0].nonce not in self._tried:
                 return False
-            self._confirm(*found, begun)
+            self._confirm(*found, answered=False)
             return True
         raise Unclear(f"{self._name}: no answer to writing its lock, {ATTEMPTS} times: {lost}") from lost
 
-    def _confirm(self, body: Body, tag: Tag, begun: float) -> None:
-        self._body, self._tag, self._confirmed_at = body, tag, begun
+    def _confirm(self, body: Body, tag: Tag, *, answered: bool) -> None:
+        self._body, self._tag, self._answered = body, tag, answered
+        self._confirmed_at = self._tried[body.nonce]  # it may have been overtaken since it was sent
         self._doubtful = False
         self.proofs += 1
 

@@ -194,7 +194,7 @@ class ObjectStorage(Storage):
                     raise TargetError(
                         f"{key!r} of {self.name} was changed by others during the transaction; try again"
                     ) from None
-                self.place.lease.prove()
+                self.place.lease.prove(careful=True)  # what replaces a stray could come late, over the same bytes
             except Unclear as error:
                 lost = error
                 self._note_lost(key, value, restorable=self._is_restorable(known))

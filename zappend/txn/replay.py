@@ -122,8 +122,12 @@ def apply(storage: Storage, log: Log, *, dry_run: bool = False, own: bool = Fals
         for group in log.redo_groups():
             storage.put_many({key: value for key, value in group.staged if key not in gone}, log.txn)
         storage.sync()
-    for _, level in groupby(documents, key=lambda document: _document_order(document)[:2]):
+    for (last, _), level in groupby(documents, key=lambda document: _document_order(document)[:2]):
+        if last:
+            storage.sync()  # after a power cut, too, what is written last is there last
         storage.replace_many(level, log.txn)
+    if done.removed:
+        storage.sync()
     for _, keys in groupby(done.removed, key=lambda key: _deletion_order(key)[:2]):
         storage.delete_many(keys, log.txn)
     for prefix in prefixes:
