@@ -110,6 +110,7 @@ def test_slice_sizes(tmp_path: Path, zarr_format: int, size: str, sizes: list[in
     cubes.assert_cube(tmp_path / "cube", cubes.concatenated(slices))
 
 
+@pytest.mark.attack(21)
 def test_rows_beyond_the_shape_do_not_become_data(tmp_path: Path) -> None:
     """A chunk, or the rest of one, that somebody's crashed writer left beyond the shape is not taken over."""
     target = tmp_path / "cube.zarr"

@@ -126,6 +126,7 @@ def test_dry_run_writes_nothing(folder: FolderCase) -> None:
     assert folder.state() == before
 
 
+@pytest.mark.attack(28)
 def test_refusals(folder: FolderCase) -> None:
     group_of(folder.path, 3)
     before = folder.state()

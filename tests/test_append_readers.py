@@ -133,6 +133,7 @@ def watch(case: Case, work: Callable[[Any], object], reader: Reader, total: int,
     assert reader.seen == sorted(reader.seen, reverse=True)
 
 
+@pytest.mark.attack(34)
 @pytest.mark.parametrize("kind", ["create", "append", "partial"])
 def test_reader_sees_old_or_new_cube(place: Case, kind: str, zarr_format: int) -> None:
     job = append_job(kind, zarr_format)

@@ -175,6 +175,7 @@ def decided(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+@pytest.mark.attack(20, 23)
 def test_damaged_logs() -> None:
     tried: Counter[str] = Counter()
     for decided in (False, True):
@@ -227,6 +228,7 @@ def test_bursts(decided: bool) -> None:
     print(f"{tried} tried")
 
 
+@pytest.mark.attack(16)
 def test_log_without_head_is_swept_away(place: Case, decided: bool) -> None:
     wreck(place, decided=decided)
     cube = {key: value for key, value in place.cube().items() if not key.startswith(".zappend")}

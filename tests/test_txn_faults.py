@@ -33,12 +33,14 @@ def each_fault(case: Case, scenario: Scenario, **how: Any) -> Iterator[tuple[int
         yield at, error
 
 
+@pytest.mark.attack(16)
 @pytest.mark.parametrize("then", ["rollback", "again"])
 def test_killed_before_every_operation(case: Case, scenario: Scenario, then: str) -> None:
     # To be killed behind one is to be killed before the next.
     check_kills(case, scenario, "before", then)
 
 
+@pytest.mark.attack(49)
 def test_killed_half_way_through_every_write(folder: FolderCase, scenario: Scenario) -> None:
     check_kills(folder, scenario, "torn", "rollback")
 
@@ -111,6 +113,7 @@ def test_recovery_killed_at_every_operation_campaign(
     check_killed_recoveries(folder, scenario, when)
 
 
+@pytest.mark.attack(47)
 @pytest.mark.parametrize(
     ("error", "lasting", "when"),
     [

@@ -123,6 +123,7 @@ def test_lock_is_free_when_its_holder_is_killed(folder: FolderCase, holder: Chil
     assert not folder.place.exists()
 
 
+@pytest.mark.attack(28)
 def test_all_spellings_share_one_lock(folder: FolderCase, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.reset(CUBE)
     (folder.home / "link").symlink_to(folder.path)
@@ -190,6 +191,7 @@ def test_waiting_in_a_thread(place: Case) -> None:
 ROUNDS = 40
 
 
+@pytest.mark.attack(29, 30)
 def test_a_counter_under_the_lock_is_exact(folder: FolderCase) -> None:
     def work(say: Any, hear: Any) -> None:
         hear()
@@ -211,6 +213,7 @@ def test_a_counter_under_the_lock_is_exact_campaign(folder: FolderCase, monkeypa
     test_a_counter_under_the_lock_is_exact(folder)
 
 
+@pytest.mark.attack(25)
 @pytest.mark.parametrize("end", ["leave the block", "raise in the block", "use it"])
 def test_forked_child_leaves_the_transaction_alone(place: Case, end: str) -> None:
     place.reset(CUBE)
@@ -239,6 +242,7 @@ def test_forked_child_leaves_the_transaction_alone(place: Case, end: str) -> Non
     assert place.cube() == {**CUBE, "a/0.0": b"new", "a/1.0": b"new"}
 
 
+@pytest.mark.attack(25)
 def test_lock_deleted_by_hand_stops_the_commit(folder: FolderCase) -> None:
     folder.reset(CUBE)
     old = folder.state()
@@ -251,6 +255,7 @@ def test_lock_deleted_by_hand_stops_the_commit(folder: FolderCase) -> None:
     assert folder.state() == old
 
 
+@pytest.mark.attack(25)
 def test_place_taken_over_by_another_transaction_is_not_undone(folder: FolderCase) -> None:
     """Someone deletes the place of a live writer; another one begins there, and must not be harmed by the first."""
     folder.reset(CUBE)
@@ -281,6 +286,7 @@ def test_failing_to_lock_leaves_nothing(folder: FolderCase, at: int, error: Base
     assert folder.state() == {}
 
 
+@pytest.mark.attack(26)
 def test_lock_of_another_host_on_a_network_is_broken_by_a_person_only(
     folder: FolderCase, holder: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +313,7 @@ def test_lock_without_readable_text(folder: FolderCase) -> None:
         assert folder.state() == old
 
 
+@pytest.mark.attack(29)
 def test_lock_of_a_file_that_was_removed_meanwhile_is_none(folder: FolderCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its opening of the file and its lock, the holder goes, and with it the file; and a third one comes."""
     monkeypatch.setattr("zappend.txn.lock.PATIENCE", 0.01)

@@ -84,6 +84,7 @@ def decided(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+@pytest.mark.attack(23, 44)
 def test_wreck_is_settled(place: Case, decided: bool) -> None:
     wreck(place, decided=decided)
     assert rollback(place.target()).outcome == ("completed" if decided else "rolled back")
@@ -124,6 +125,7 @@ def test_root_changed_by_others(place: Case, decided: bool, key: str, value: byt
     assert not any(".zappend" in key for key in place.state())
 
 
+@pytest.mark.attack(24)
 def test_document_changed_by_others_after_the_decision(place: Case) -> None:
     wreck(place, decided=True)
     set_key(place, "a/.zarray", b"edited by others")
@@ -155,6 +157,7 @@ def test_target_exchanged_where_no_document_was_to_change(folder: FolderCase) ->
     check_refused(folder, TargetChanged)
 
 
+@pytest.mark.attack(24)
 def test_document_changed_by_others_during_the_transaction(place: Case) -> None:
     place.reset(CUBE)
 

@@ -110,6 +110,7 @@ def mutate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
     return MUTATORS[request.param]
 
 
+@pytest.mark.attack(36, 44)
 def test_commit_is_what_a_dict_does(case: Case, mutate: Callable[[Any], Any]) -> None:
     case.reset(CUBE)
     model = dict(CUBE)
@@ -163,6 +164,7 @@ def nothing_beside(case: Case) -> bool:
     return not any(key.startswith(".zappend") for key in case.data)
 
 
+@pytest.mark.attack(33)
 def test_new_target_is_removed_and_an_old_empty_one_stays(folder: FolderCase) -> None:
     def work(txn: Transaction) -> None:
         txn.update({"a/b/c/0": b"0", "zarr.json": b"{}"})
@@ -175,6 +177,7 @@ def test_new_target_is_removed_and_an_old_empty_one_stays(folder: FolderCase) ->
     assert folder.state() == {"cube.zarr": None, "cube.zarr/a": None}
 
 
+@pytest.mark.attack(33)
 def test_foreign_files_stay(folder: FolderCase) -> None:
     folder.place.mkdir()
     (folder.place / "notes.txt").write_bytes(b"not a log object")
@@ -191,6 +194,7 @@ def test_foreign_files_stay(folder: FolderCase) -> None:
     }
 
 
+@pytest.mark.attack(35)
 def test_documents_are_held_back(case: Case) -> None:
     case.reset(CUBE)
     with case.begin() as txn:
@@ -205,6 +209,7 @@ def test_documents_are_held_back(case: Case) -> None:
     assert case.cube()["b/0"] == b"staged"
 
 
+@pytest.mark.attack(34, 37)
 def test_order_of_the_commit(case: Case) -> None:
     def written(old: Any, work: Callable[[Transaction], None]) -> list[str]:
         case.reset(old)
@@ -262,6 +267,7 @@ def test_key_that_is_both_new_and_changed_is_read(place: Case) -> None:
     assert place.cube() == CUBE
 
 
+@pytest.mark.attack(43)
 def test_update_logs_many_keys_together() -> None:
     inner = CountingMapping({})
     with transaction(inner) as txn:
@@ -269,6 +275,7 @@ def test_update_logs_many_keys_together() -> None:
         assert inner.counts["set"] < 2500 + 10
 
 
+@pytest.mark.attack(43)
 def test_clear_lists_nothing() -> None:
     inner = CountingMapping(dict(CUBE))
     with transaction(inner) as txn:
@@ -456,6 +463,7 @@ def test_wrong_durability(place: Case) -> None:
         transaction({}, durability="some")  # type: ignore[arg-type]
 
 
+@pytest.mark.attack(28)
 def test_file_as_target_and_target_inside_a_group(folder: FolderCase) -> None:
     folder.reset(CUBE)
     for inner in ("a/0.0", "a"):

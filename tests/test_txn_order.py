@@ -109,6 +109,7 @@ class Watcher(Faults):
         return {path for path in self.unsynced if self.full and os.path.lexists(path) and self.place not in path}
 
 
+@pytest.mark.attack(16, 17, 19, 23)
 @pytest.mark.parametrize("durability", ["full", "process"])
 def test_rules_hold_at_every_call(folder: FolderCase, scenario: Scenario, durability: Any) -> None:
     folder.durability = durability
@@ -139,6 +140,7 @@ def test_rules_hold_for_a_rollback(folder: FolderCase, scenario: Scenario) -> No
     assert watcher.checked >= 4
 
 
+@pytest.mark.attack(18)
 def test_recovery_syncs_what_the_dead_had_not(folder: FolderCase, scenario: Scenario) -> None:
     """However often it is killed: when the log goes, nothing that any of the processes changed is unsynced."""
     old, new = both_ends(folder, scenario)

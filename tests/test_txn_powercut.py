@@ -262,6 +262,7 @@ def taken_back(work: Callable[[Transaction], None], old: State, begins: list[int
     return Step(do, cubes(old))
 
 
+@pytest.mark.attack(17, 19, 20)
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_transaction(home: Path, scenario: Scenario, effort: Effort) -> None:
     """Committed and followed by another one, whose log meets what a cut brings back of the first; and taken back."""
@@ -316,6 +317,7 @@ def before_syncs_of_folders(calls: list[Call]) -> list[int]:
     return [at for at, call in enumerate(calls, 1) if call.name == "fsync" and "/.zappend-" not in call.path]
 
 
+@pytest.mark.attack(18)
 @quick_for("append", "rewrite-with-several-log-parts")
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_kill_and_then_a_cut_during_recovery(home: Path, scenario: Scenario, effort: Effort) -> None:
@@ -399,6 +401,7 @@ def in_folder(path: str, folder: str) -> bool:
     return path.rpartition("/")[0] == folder
 
 
+@pytest.mark.attack(17, 19)
 @quick_for("append", "originals-in-several-log-parts")
 def test_each_sync_of_a_commit_left_out(home: Path, scenario: Scenario) -> None:
     lab = Lab(home)

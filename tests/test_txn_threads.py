@@ -44,6 +44,7 @@ def keys(number: int, count: int) -> list[str]:
     return [f"{array}/{number}.{n}" for array in "ab" for n in range(count)]
 
 
+@pytest.mark.attack(41)
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_unplanned_keys_are_logged_before_they_change(folder: FolderCase, end: str) -> None:
     folder.reset({**CUBE, **{key: b"old" for number in range(0, THREADS, 2) for key in keys(number, 10)}})
@@ -84,6 +85,7 @@ class PreImages(Faults):
         return found
 
 
+@pytest.mark.attack(41)
 def test_each_original_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zappend.txn.store.GROUP_KEYS", 3)
     for _ in range(5):
@@ -135,6 +137,7 @@ class Noticing(dict[str, None]):
         self.noticed.set()
 
 
+@pytest.mark.attack(41)
 def test_key_in_the_group_of_another_thread_is_not_logged_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of an update is in another thread's group; when it has been written, its bytes are no original any more."""
     monkeypatch.setattr("zappend.txn.store.GROUP_KEYS", 2)
@@ -167,6 +170,7 @@ def test_key_in_the_group_of_another_thread_is_not_logged_again(monkeypatch: pyt
     assert data == old
 
 
+@pytest.mark.attack(41)
 def test_only_one_group_is_in_flight() -> None:
     gate = Gate(".zappend/undo")
     data = {"a/0": b"old"}
@@ -183,6 +187,7 @@ def test_only_one_group_is_in_flight() -> None:
         assert PreImages(data).originals() == {"a/0": [b"old"], "a/1": [None]}
 
 
+@pytest.mark.attack(42)
 def test_commit_waits_for_running_writes_and_refuses_new_ones() -> None:
     gate = Gate("a/0")
     data: dict[str, bytes] = {}

@@ -132,6 +132,7 @@ def test_append_of_xarray_killed_at_every_operation(place: Case, zarr_format: An
     assert place.state() == new
 
 
+@pytest.mark.attack(35)
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_overwriting_with_other_chunks(place: Case, zarr_format: Any) -> None:
     with place.begin() as txn:

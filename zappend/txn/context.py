@@ -269,7 +269,8 @@ def rollback(
         Only tell what would be done.
     break_lock
         Take a writer of whom it cannot be proved that it is dead for dead: one on another host of a network file
-        system, or one on an object store before it has been silent for a minute.
+        system, or one on an object store, without waiting until it has been silent for a minute, and its requests can
+        have no effect any more.
     lock_timeout
         Seconds to wait for a live writer.
 

@@ -160,10 +160,10 @@ class LeaseLock(Lock):
 
     def _patience(self, body: Body, break_lock: bool) -> float:
         """Return for how long a lock must not have changed before it is taken over."""
-        if body.released or (body.state == "done" and self._objects.conditional_deletes):
+        if break_lock or body.released or (body.state == "done" and self._objects.conditional_deletes):
             return 0.0
         late = body.state in ("commit", "abort") or (body.state == "hot" and body.careful)
-        return (0.0 if break_lock else body.lease) + (self._quiet if late else 0.0)
+        return body.lease + (self._quiet if late else 0.0)
 
     def _tell_wait(self, body: Body, seconds: float) -> None:
         logger.warning(
