@@ -64,8 +64,6 @@ class LeaseLock(Lock):
     ----------
     entries
         The log as it is to be; `publish` makes it count.
-    careful
-        Whether a late request of the transaction could do harm, so that its log must not be touched before `quiet`.
     proofs
         How often it has been proved that the lock is held.
     found
@@ -105,7 +103,6 @@ class LeaseLock(Lock):
         self._stop_beating: Callable[[], None] = lambda: None
         self._pid = 0
         self.entries: dict[str, Entry] = {}
-        self.careful = False
         self.proofs = 0
         self.found = False
         self.latent = False
@@ -160,10 +157,9 @@ class LeaseLock(Lock):
 
     def _patience(self, body: Body, break_lock: bool) -> float:
         """Return for how long a lock must not have changed before it is taken over."""
-        if break_lock or body.released or (body.state == "done" and self._objects.conditional_deletes):
+        if break_lock or body.released or body.state == "done":
             return 0.0
-        late = body.state in ("commit", "abort") or (body.state == "hot" and body.careful)
-        return body.lease + (self._quiet if late else 0.0)
+        return body.lease + (0.0 if body.state == "open" else self._quiet)
 
     def _tell_wait(self, body: Body, seconds: float) -> None:
         logger.warning(
@@ -202,11 +198,11 @@ class LeaseLock(Lock):
             if HEAD in self.entries:
                 state: State = "abort" if now.state == "abort" else "commit" if DECISION in self.entries else "hot"
                 assert now.state != "commit" or state == "commit", "a decision is never taken back"
-                self._swap(state=state, txn=txn or now.txn, objects=dict(self.entries), careful=self.careful)
+                self._swap(state=state, txn=txn or now.txn, objects=dict(self.entries))
                 return
             self.entries.clear()  # without a head nothing of it counts
             settled = (now.txn, "commit" if now.state == "commit" else "abort") if now.txn else now.settled
-            self._swap(state="done" if self._closing else "open", txn="", objects={}, careful=False, settled=settled)
+            self._swap(state="done" if self._closing else "open", txn="", objects={}, settled=settled)
 
     def abort(self) -> None:
         """Decide that the transaction in the log is undone, so that nobody can commit it any more."""
@@ -217,11 +213,10 @@ class LeaseLock(Lock):
             if self._body.state == "hot":
                 self._swap(state="abort")
 
-    def prove(self, *, careful: bool = False) -> None:
-        """Prove that the lock is still held, by writing it, with `careful` in it if that is so; raises as `publish`."""
+    def prove(self) -> None:
+        """Prove that the lock is still held, by writing it; raises as `publish` does."""
         with self._guard:
-            self.careful |= careful
-            self._swap(careful=self._body.careful or careful)
+            self._swap()
 
     @property
     def is_decided(self) -> bool:
@@ -232,8 +227,8 @@ class LeaseLock(Lock):
         """Prove that the lock is still held if the last proof is older than half a lease; raises as `publish` does."""
         if self._lost is not None:
             raise LockLost(self._lost)
-        if self._clock.now() - self._confirmed_at >= self._lease / 2:
-            self.prove()
+        while self._clock.now() - self._confirmed_at >= self._lease / 2:
+            self.prove()  # and look at the clock again: the answer may have been long in coming
 
     def pause(self, attempt: int) -> None:
         """Wait before something is tried again."""
@@ -344,7 +339,8 @@ class LeaseLock(Lock):
                 if self._lost is not None or self._unsure:
                     return
                 if HEAD not in self._body.objects:
-                    if not self.littered:
+                    # Without a condition the deletion could hit the lock of who comes next: then the lock stays.
+                    if self._objects.conditional_deletes and not self.littered:
                         self._delete()
                 elif not self.latent:
                     self._swap(released=True)

@@ -9,7 +9,6 @@ It has::
     state     "open" | "hot" | "commit" | "abort" | "done"
     txn       the transaction whose log `objects` are
     objects   the log: for each object that counts its name in the store and its hash, or its bytes
-    careful   whether a late request of it could do harm, so that `objects` must not be acted on before none can arrive
     settled   the transaction settled last, and whether as "commit" or "abort"
     released  whether the owner has let go of it, and left only the log
 """
@@ -43,7 +42,6 @@ class Body:
     state: State = "open"
     txn: str = ""
     objects: Mapping[str, Entry] = field(default_factory=dict)
-    careful: bool = False
     settled: tuple[str, str] = ("", "")
     released: bool = False
 

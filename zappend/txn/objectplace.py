@@ -34,11 +34,13 @@ class ObjectPlace(Area):
         self._changed = False
         self._written: list[str] = []
         self._strays: list[str] | None = None
+        self._late = False  # whether an object may still arrive
 
     def use(self, lease: LeaseLock) -> None:
         """Begin to read and write the log that `lease` names."""
         self._lease = lease
         self._txn, self._changed, self._written, self._strays = "", False, [], None
+        self._late = False
 
     @property
     def lease(self) -> LeaseLock:
@@ -85,6 +87,7 @@ class ObjectPlace(Area):
                 return name
             except Unclear as error:
                 lost = error
+                self._late = True
                 self.lease.pause(attempt)
         raise lost
 
@@ -101,7 +104,7 @@ class ObjectPlace(Area):
         self.lease.littered = True
         if names:
             self._objects.delete_many(names)
-        self.lease.littered = False
+        self.lease.littered = self._late
         self._written, self._strays = [], []
 
     def keys(self, prefix: str = "") -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from zappend.errors import TargetError
 from zappend.txn.storage import Value
 
-__all__ = ["Conflict", "Objects", "Tag", "Unclear", "probe"]
+__all__ = ["Busy", "Conflict", "Objects", "Tag", "Unclear", "probe"]
 
 Tag = str
 """Names one state of one object: its ETag, or its generation."""
@@ -24,6 +24,10 @@ class Conflict(Exception):
 
 class Unclear(OSError):
     """The answer to a write was lost: it may have taken effect, may not, or may still do so later."""
+
+
+class Busy(Unclear):
+    """The store was too busy for a write, which did not take effect; it may be sent again."""
 
 
 class Objects(ABC):

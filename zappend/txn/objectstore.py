@@ -14,11 +14,12 @@ from typing import TypeVar
 from zappend.errors import LogDamaged, TargetError
 from zappend.txn.clock import Clock
 from zappend.txn.lease import ATTEMPTS, LEASE, LeaseLock
+from zappend.txn.lockbody import Body
 from zappend.txn.log import HEAD
 from zappend.txn.objectplace import ObjectPlace
-from zappend.txn.objects import Conflict, Objects, Tag, Unclear
+from zappend.txn.objects import Busy, Conflict, Objects, Tag, Unclear
 from zappend.txn.record import digest, unpack
-from zappend.txn.storage import PLACE_PREFIX, Lock, Storage, Value, changed_after_commit, side_by_side
+from zappend.txn.storage import LOCK_NAME, PLACE_PREFIX, Lock, Storage, Value, changed_after_commit, side_by_side
 
 __all__ = ["ObjectStorage"]
 
@@ -94,10 +95,15 @@ class ObjectStorage(Storage):
         self._known: dict[str, Known] = {}
         self._undoing = False
         self._doubtful: dict[str, bytes | None] = {}  # what undo requests without an answer were to leave
+        self._may_return = False  # whether a request without an answer names a tag that could come back
         self._lost_at = 0.0
 
     def in_use(self) -> bool:
-        return any(True for _ in self._place_objects.list(""))
+        found = [key for key, _ in self._place_objects.list("")]
+        if found == [LOCK_NAME] and not self._place_objects.conditional_deletes:
+            lock = self._place_objects.get(LOCK_NAME)  # there it stays when all is done
+            return lock is not None and Body.parse(lock[0]).state != "done"
+        return bool(found)
 
     def lock(self) -> Lock:
         return LeaseLock(self.name, self._place_objects, self._lease, self._quiet, self._clock, self._begin)
@@ -170,8 +176,6 @@ class ObjectStorage(Storage):
     def announce(self, new: Collection[str], changed: Collection[str]) -> None:
         proof = self._proofs()
         self._known.update((key, Known(None, proof, assumed=True)) for key in new if key not in self._known)
-        # A late write of a key that readers see could come to stand for a state that never was.
-        self.place.lease.careful |= bool(changed)
 
     def _prove_after_reading(self, keys: Collection[str]) -> None:
         self._side_by_side(self._look, [key for key in keys if key not in self._known])
@@ -180,6 +184,23 @@ class ObjectStorage(Storage):
 
     def _change(self, key: str, value: bytes | None) -> None:
         """Let `key` hold `value`, or nothing, in place of what it was seen to hold."""
+
+        def refused(known: Known, now: bytes | None) -> None:
+            if not (known.assumed or self._undoing):
+                raise TargetError(f"{key!r} of {self.name} was changed by others during the transaction; try again")
+            self.place.lease.prove()
+
+        self._settle(key, value, refused)
+
+    def _replace(self, key: str, old: bytes | None, new: bytes) -> None:
+        def refused(known: Known, now: bytes | None) -> None:
+            self.place.lease.prove()  # else it was rightly changed by whoever has the lock now
+            raise changed_after_commit(self.name, key, now, old, new)
+
+        self._settle(key, new, refused)
+
+    def _settle(self, key: str, value: bytes | None, refused: Callable[[Known, bytes | None], None]) -> None:
+        """Send a request until its fate is definite; `refused` raises, or lets it be tried over what is there now."""
         lost: Unclear | None = None
         if key in self._doubtful:
             self._doubtful[key] = value
@@ -188,54 +209,24 @@ class ObjectStorage(Storage):
             try:
                 tag = self._send(key, value, known)
             except Conflict:
-                if self.get(key) == value:
+                if (now := self.get(key)) == value:
                     return
-                if not (known.assumed or self._undoing):
-                    raise TargetError(
-                        f"{key!r} of {self.name} was changed by others during the transaction; try again"
-                    ) from None
-                self.place.lease.prove(careful=True)  # what replaces a stray could come late, over the same bytes
+                refused(known, now)
             except Unclear as error:
                 lost = error
-                self._note_lost(key, value, restorable=self._is_restorable(known))
+                if not isinstance(error, Busy):
+                    self._note_lost(key, value, known)
                 self.place.lease.pause(attempt)
                 if self.get(key) == value:
                     return
                 self._known[key] = known
             except KeyboardInterrupt:
-                self._note_lost(key, value, restorable=self._is_restorable(known))  # it is on its way
+                self._note_lost(key, value, known)  # it is on its way
                 raise
             else:
                 self._known[key] = Known(tag, self.place.lease.proofs)
                 return
         raise Unclear(f"{key!r} of {self.name} could not be changed in {ATTEMPTS} attempts: {lost}") from lost
-
-    def _replace(self, key: str, old: bytes | None, new: bytes) -> None:
-        lost: Unclear | None = None
-        for attempt in range(ATTEMPTS):
-            known = self._known[key]
-            try:
-                tag = self._send(key, new, known)
-            except Conflict:
-                if (now := self.get(key)) == new:
-                    return
-                self.place.lease.prove()  # else it was rightly changed by whoever has the lock now
-                raise changed_after_commit(self.name, key, now, old, new) from None
-            except Unclear as error:
-                lost = error
-                self._note_lost(key, new, restorable=True)
-                self.place.lease.pause(attempt)
-                if self.get(key) == new:
-                    return
-                self._known[key] = known
-            else:
-                self._known[key] = Known(tag, self.place.lease.proofs)
-                return
-        raise Unclear(f"{key!r} of {self.name} could not be written in {ATTEMPTS} attempts: {lost}") from lost
-
-    def _is_restorable(self, known: Known) -> bool:
-        # A chunk that no reader sees may come too late: then it lies beyond the shape, as those of dead writers do.
-        return not known.assumed or self._undoing or self.place.lease.is_decided
 
     def _send(self, key: str, value: bytes | None, known: Known) -> Tag | None:
         lease = self.place.lease
@@ -249,10 +240,11 @@ class ObjectStorage(Storage):
 
     # Requests that may be late.
 
-    def _note_lost(self, key: str, value: bytes | None, *, restorable: bool) -> None:
-        """Remember that a request may take effect later, if a state can come back under the tag that it names."""
-        if self._quiet and restorable:
+    def _note_lost(self, key: str, value: bytes | None, known: Known) -> None:
+        """Remember that a request may take effect later: one that creates, where nothing is; another, over its tag."""
+        if self._quiet:
             self._lost_at = self._clock.now()
+            self._may_return |= known.tag is not None
             self.place.lease.latent = True
             if self._undoing or self.place.lease.is_decided:
                 self._doubtful[key] = value
@@ -294,7 +286,7 @@ class ObjectStorage(Storage):
     def sync(self) -> None:
         """Return when no request of ours can change any more what is to stay: that of an undo, and of a commit."""
         lease = self.place.lease
-        while self._doubtful or (lease.latent and lease.is_decided):
+        while self._doubtful or (self._may_return and lease.is_decided):
             self._wait_out()
             doubtful, self._doubtful = self._doubtful, {}
             wrong = [(key, doubtful[key]) for key, now in self.get_many(doubtful).items() if now != doubtful[key]]
@@ -310,11 +302,11 @@ class ObjectStorage(Storage):
                     "%s: an answer was lost; waiting %.0f s until the request cannot arrive any more", self.name, left
                 )
                 self._clock.sleep(left)
-            self.place.lease.latent = False
+            self.place.lease.latent = self._may_return = False
 
     def _begin(self, lease: LeaseLock) -> None:
         self.place.use(lease)
-        self._known, self._doubtful, self._undoing = {}, {}, False
+        self._known, self._doubtful, self._undoing, self._may_return = {}, {}, False, False
 
     def _side_by_side(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return side_by_side(do, items, self._threads)

@@ -21,7 +21,7 @@ and, by kind (see ``zappend.txn.log`` for what they mean)
     undo-part  seq, previous, records, folders
     redo-part  seq, previous, documents, staged, gone, gone_prefixes
     decision   parts, last, head, documents, staged, gone, gone_prefixes
-    lock       owner, nonce, beat, lease, state, objects, careful, settled, released (see ``zappend.txn.lockbody``)
+    lock       owner, nonce, beat, lease, state, objects, settled, released (see ``zappend.txn.lockbody``)
 
 ``records`` is a list of ``[key, bytes or nil]``: what the key held, nil for "was absent".
 """

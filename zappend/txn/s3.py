@@ -17,7 +17,7 @@ from s3fs import S3FileSystem
 
 from zappend.errors import TargetError
 from zappend.txn.lease import LEASE
-from zappend.txn.objects import Conflict, Objects, Tag, Unclear, probe
+from zappend.txn.objects import Busy, Conflict, Objects, Tag, Unclear, probe
 from zappend.txn.storage import Value
 
 __all__ = ["S3Objects"]
@@ -170,7 +170,9 @@ def _tell_fate(error: Exception, name: str) -> NoReturn:
     code = answer.response["Error"].get("Code")
     if status == 412 or (status == 404 and code != "NoSuchBucket"):
         raise Conflict(name) from error
-    if status >= 500 or status in (408, 409, 429) or code == "RequestTimeout":
+    if status in (409, 429) or code == "SlowDown":
+        raise Busy(f"writing {name} was put off with {status} {code}") from error
+    if status >= 500 or status == 408 or code == "RequestTimeout":
         raise Unclear(f"writing {name} was answered with {status} {code}") from error
     raise _as_os_error(error, name) from error
 
