@@ -82,9 +82,8 @@ class S3Objects(Objects):
         try:
             tag: Tag = self._reads.call_s3("head_object", **self._at(key))["ETag"]
             return tag
-        except FileNotFoundError as error:
-            _check_bucket(error)
-            return None
+        except FileNotFoundError:
+            return None  # or there is no bucket: an answer to HEAD does not tell, and the write that follows does
         except Exception as error:
             raise _as_os_error(error, f"{self.name}/{key}") from error
 
@@ -161,8 +160,9 @@ def _sending_once(fs: S3FileSystem) -> S3FileSystem:
 
 def _tell_fate(error: Exception, name: str) -> NoReturn:
     """Raise what `Objects.put` says for a write that ended with `error`."""
-    if isinstance(error, BotoCoreError) and not isinstance(error, HTTPClientError):
-        raise OSError(f"{name} was not written: {error}") from error  # no credentials, say: nothing was sent
+    never_sent = isinstance(error, BotoCoreError) and not isinstance(error, HTTPClientError)  # no credentials, say
+    if never_sent or isinstance(error, (TypeError, ValueError)):
+        raise OSError(f"{name} was not written: {error}") from error
     answer = error if isinstance(error, ClientError) else error.__cause__
     if not isinstance(answer, ClientError):
         raise Unclear(f"no answer to writing {name}: {error!r}") from error
