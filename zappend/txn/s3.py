@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NotConnected
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
@@ -160,6 +161,8 @@ def _sending_once(fs: S3FileSystem) -> S3FileSystem:
 
 def _tell_fate(error: Exception, name: str) -> NoReturn:
     """Raise what `Objects.put` says for a write that ended with `error`."""
+    if isinstance(error, NotConnected):
+        raise Busy(f"{name} was not written: {error}") from error
     never_sent = isinstance(error, BotoCoreError) and not isinstance(error, HTTPClientError)  # no credentials, say
     if never_sent or isinstance(error, (TypeError, ValueError)):
         raise OSError(f"{name} was not written: {error}") from error
