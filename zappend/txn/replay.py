@@ -130,6 +130,8 @@ def apply(storage: Storage, log: Log, *, dry_run: bool = False, own: bool = Fals
         storage.sync()
     for _, keys in groupby(done.removed, key=lambda key: _deletion_order(key)[:2]):
         storage.delete_many(keys, log.txn)
+    if done.removed:
+        storage.remove_folders(folder for _, made in log.undo_groups() for folder in made)
     for prefix in prefixes:
         storage.prune(prefix)
     storage.sync()

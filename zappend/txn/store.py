@@ -353,10 +353,12 @@ class TransactionStore(MutableMapping[str, bytes]):
     def _foreign_changes(self) -> list[str]:
         """Return the documents that are no longer what this transaction found.
 
-        Where each write names what it replaces, none can be lost, so the look is only for failing early: at the root.
+        Where each write names what it replaces, none can be lost, so the look is only for failing early: at the one
+        document that all writers change.
         """
         roots = [key for key in ROOT_DOCUMENTS if key in self._seen]
-        keys = [key for key in roots if key in self._held] if self._storage.conditional else {*self._held, *roots}
+        held = [key for key in roots if key in self._held]
+        keys = held[-1:] if self._storage.conditional else {*self._held, *roots}
         return [key for key, now in self._storage.get_many(keys).items() if now != self._seen[key]]
 
     def _redo(self) -> Redo:

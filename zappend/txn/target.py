@@ -100,6 +100,8 @@ def open_target(
 def _open_url(url: str, durability: Durability, options: dict[str, Any], locking: Locking) -> Storage:
     scheme = url.partition("://")[0]
     if scheme in ("file", "local"):
+        if options:
+            raise UsageError(f"storage_options do nothing for {url}, a local path")
         return LocalStorage(url.partition("://")[2], durability=durability)
     import fsspec
 
