@@ -342,7 +342,7 @@ def inside(state: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
 def test_fault_once(case: S3Case, kind: tuple[str, int], step: int) -> None:
     told = check_reports(case, append_job(*kind), every_nth(step), False)
     assert told["success"] > 0
-    assert told["failure"] > 0
+    assert told["failure"] + told["unknown"] > 0
 
 
 @pytest.mark.parametrize(("kind", "step"), [(("append", 3), 9), (("create", 2), 14)], ids=["append-v3", "create-v2"])
