@@ -88,11 +88,10 @@ def documents_above(
             found = _new_group(zarr_format, consolidated=not path)
             changed |= {prefix + name: document for name, document in found.items()}
         name = "zarr.json" if zarr_format == 3 else ".zmetadata"
-        if name in found:
-            found[name] = _patched(found[name], prefix, group, changed, created=created)
-        out |= {
-            prefix + key: dump(document) for key, document in found.items() if prefix + key in changed or key == name
-        }
+        for key, document in found.items():
+            new = _patched(document, prefix, group, changed, created=created) if key == name else document
+            if new is not document or prefix + key in changed:
+                out[prefix + key] = dump(new)
     return out
 
 
