@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conftest import Case, DictCase, FolderCase
+import pytest
+from conftest import Case, DictCase, FolderCase, ObjectCase
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,6 +18,7 @@ from zappend.txn import Transaction, rollback
 
 KEYS = ["a/0", "a/1", "a/b/0", "a/zarr.json", "b/0", "b/.zarray", ".zgroup", ".zmetadata", "zarr.json", "c"]
 FOLDERS = ["", "a/", "a/b/", "b/"]
+KINDS = ["dict", "full", "process", "bucket"]
 values = st.binary(max_size=4)
 
 
@@ -37,9 +39,12 @@ class Machine(RuleBasedStateMachine):
             self.txn.rollback()
         shutil.rmtree(self.home)
 
-    @initialize(cube=st.dictionaries(st.sampled_from(KEYS), values), kind=st.sampled_from(["dict", "full", "process"]))
+    @initialize(cube=st.dictionaries(st.sampled_from(KEYS), values), kind=st.sampled_from(KINDS))
     def start(self, cube: dict[str, bytes], kind: str) -> None:
-        self.case = DictCase() if kind == "dict" else FolderCase(self.home, kind)
+        if kind in ("full", "process"):
+            self.case = FolderCase(self.home, kind)
+        else:
+            self.case = DictCase() if kind == "dict" else ObjectCase()
         self.case.reset(cube)
         self.model = cube
 
@@ -133,3 +138,11 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
 TestMachine = Machine.TestCase
+
+
+class LongMachine(Machine):
+    """The same, for long."""
+
+
+LongMachine.TestCase.settings = settings(Machine.TestCase.settings, max_examples=2000, stateful_step_count=200)
+TestLongMachine = pytest.mark.campaign(LongMachine.TestCase)
