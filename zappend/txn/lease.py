@@ -342,6 +342,8 @@ class LeaseLock(Lock):
                     # Without a condition the deletion could hit the lock of who comes next: then the lock stays.
                     if self._objects.conditional_deletes and not self.littered:
                         self._delete()
+                    elif self._body.state != "done":
+                        self._swap(state="done")
                 elif not self.latent:
                     self._swap(released=True)
         finally:

@@ -5,6 +5,7 @@ A new kind of object store is one more subclass of `Objects`. All methods block 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator
@@ -128,11 +129,10 @@ def probe(objects: Objects, server: Hashable) -> None:
                     f"{objects.name}: the server passes over {'If-None-Match' if over is None else 'If-Match'}, so it "
                     f"cannot be made sure that there is one writer; locking='unsafe' leaves that to you"
                 )
-            try:
-                objects.delete(key, tag)
-            except Conflict:
-                pass
+            if objects.conditional_deletes:
+                with contextlib.suppress(Conflict):
+                    objects.delete(key, tag)
             _probed[server] = objects.head(key) == other
         finally:
             objects.delete_many([key])
-    objects.conditional_deletes = _probed[server]
+    objects.conditional_deletes &= _probed[server]

@@ -27,14 +27,12 @@ class ObstoreObjects(Objects):
         The prefix.
     """
 
-    conditional_deletes = False
-
     def __init__(self, store: Any, root: str) -> None:
-        self._in_memory = type(store).__name__ == "MemoryStore"
+        self.conditional_deletes = type(store).__name__ == "MemoryStore"  # nobody but this process has that
         config = dict(getattr(store, "config", {}))
         bucket = next((config[name] for name in ("bucket", "container_name") if name in config), "")
         self._prefix = f"{root}/" if root else ""
-        if self._in_memory:
+        if self.conditional_deletes:
             self._store = self._writes = store
             self.quiet = 0.0
             self._server: Hashable = ("obstore", id(store))
