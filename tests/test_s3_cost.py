@@ -120,7 +120,7 @@ def test_append(server: S3Server, target: ObjectStorage, chunks: int, zarr_forma
 def test_append_that_makes_a_cube(server: S3Server, target: ObjectStorage, chunks: int, zarr_format: int) -> None:
     """One more in format 2, which has three root documents: each is looked for at the beginning and at the end."""
     added = append(server, target, 0, chunks, zarr_format)
-    assert 0 < added <= BUDGET + (zarr_format == 2)
+    assert 0 < added <= BUDGET
 
 
 class Stop(Exception):
