@@ -151,8 +151,8 @@ class LeaseLock(Lock):
                 self._clock.sleep(max(min(body.lease / BEATS_PER_LEASE / 2, patience - silent), SHORTEST))
                 # This computer may have been suspended, and the holder's too: no more than a beat counts.
                 passed = min(self._clock.now() - before, body.lease / BEATS_PER_LEASE)
-                if silent < body.lease <= silent + passed < patience:
-                    self._tell_wait(body, patience - silent)
+                if silent < body.lease / 2 <= silent + passed:
+                    self._tell_wait(body, patience - silent - passed)
                 silent += passed
 
     def _patience(self, body: Body, break_lock: bool) -> float:
@@ -163,7 +163,8 @@ class LeaseLock(Lock):
 
     def _tell_wait(self, body: Body, seconds: float) -> None:
         logger.warning(
-            "%s: its writer, %s, is dead; waiting %.0f s until none of its requests can arrive any more",
+            "%s: nothing is heard of its writer, %s; waiting %.0f s until it counts as dead, and no request of it can "
+            "arrive any more",
             self._name,
             describe(body.owner),
             seconds,
