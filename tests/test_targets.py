@@ -11,6 +11,7 @@ import fsspec
 import obstore
 import pytest
 from conftest import CUBE
+from faultlab import days
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
@@ -540,6 +541,23 @@ def test_what_is_no_target() -> None:
         assert "UsageError: target must be" in refusal(target)
     for path in ("", "a\0b"):
         assert "is no path" in refusal(path)
+
+
+def test_options_under_either_name(server: S3Server) -> None:
+    server.reset()
+    options: Any = server.storage_options()
+    cube: dict[str, bytes] = {}
+    zappend.append(cube, days(0))
+    for number, name in enumerate(("storage_options", "target_storage_options")):
+        url = f"s3://{BUCKET}/{number}.zarr"
+        zappend.append(url, days(0), **{name: options})
+        with zappend.transaction(url, **{name: options}) as txn:
+            assert dict(txn) == cube
+        assert zappend.rollback(url, **{name: options}).outcome == "clean"
+    both = {"storage_options": options, "target_storage_options": options}
+    for use in (zappend.transaction, zappend.rollback, lambda target, **more: zappend.append(target, days(1), **more)):
+        with pytest.raises(UsageError, match="one setting; give one of them"):
+            use(url, **both)
 
 
 def test_options_that_do_not_fit(home: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from zappend.errors import CommitStateUnknown, LockLost, RecoveryRefused, TargetError, TransactionClosed
+from zappend.errors import CommitStateUnknown, LockLost, RecoveryRefused, TargetError, TransactionClosed, UsageError
 from zappend.txn.log import Log
 from zappend.txn.replay import Settlement, apply, settle
 from zappend.txn.storage import Durability, Lock, Storage
@@ -200,6 +200,7 @@ def transaction(
     target: Any,
     *,
     storage_options: Mapping[str, Any] | None = None,
+    target_storage_options: Mapping[str, Any] | None = None,
     durability: Durability = "full",
     lock_timeout: float = 0.0,
     locking: Locking = "safe",
@@ -217,7 +218,7 @@ def transaction(
         ``gs://``, ``az://``, ``memory://``, chained ones); an fsspec mapper; a store of zarr or obstore; or a mapping
         of keys to bytes. What names the same objects shares one lock.
     storage_options
-        Options of the file system, for a URL.
+        Options of the file system, for a URL; also under the name `target_storage_options`.
     durability
         ``"full"``: what is committed survives a power cut. ``"process"``: it survives a kill of the process. Of no
         effect but on local paths.
@@ -244,13 +245,15 @@ def transaction(
     >>> cube
     {'a/0.0': b'old'}
     """
-    return Transaction(open_target(target, durability, storage_options=storage_options, locking=locking), lock_timeout)
+    options = _one_of(storage_options, target_storage_options)
+    return Transaction(open_target(target, durability, storage_options=options, locking=locking), lock_timeout)
 
 
 def rollback(
     target: Any,
     *,
     storage_options: Mapping[str, Any] | None = None,
+    target_storage_options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
     break_lock: bool = False,
     lock_timeout: float = 0.0,
@@ -263,7 +266,7 @@ def rollback(
 
     Parameters
     ----------
-    target, storage_options, locking
+    target, storage_options, target_storage_options, locking
         As for `transaction`.
     dry_run
         Only tell what would be done.
@@ -281,7 +284,8 @@ def rollback(
     RecoveryRefused, LogVersionError
         If the log or the target is not what it must be; nothing was changed, and the log stays.
     """
-    storage = open_target(target, storage_options=storage_options, locking=locking)
+    options = _one_of(storage_options, target_storage_options)
+    storage = open_target(target, storage_options=options, locking=locking)
     if not storage.in_use():
         return Settlement()
     lock = storage.lock()
@@ -290,6 +294,12 @@ def rollback(
         return _settle(storage, lock, dry_run=dry_run)
     finally:
         _let_go(lock.release, storage.name)
+
+
+def _one_of(options: Mapping[str, Any] | None, alias: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if options is not None and alias is not None:
+        raise UsageError("storage_options and target_storage_options are one setting; give one of them")
+    return alias if options is None else options
 
 
 def _settle(storage: Storage, lock: Lock, *, dry_run: bool = False) -> Settlement:
