@@ -5,6 +5,7 @@ The store is one in memory that behaves as S3 does: the tag of an object follows
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -364,3 +365,21 @@ def test_lock_of_a_finished_writer_is_taken_over_at_once(bucket: ObjectCase) -> 
     assert rollback(bucket.target()).outcome == "clean"
     assert bucket.clock.now() == begun
     assert not [key for key in bucket.data if "zappend" in key]
+
+
+def test_who_takes_over_and_fails_leaves_the_lock_that_tells_litter_from_logs(bucket: ObjectCase) -> None:
+    """Found by a random schedule: without the lock, what a committed writer could not delete looked like its log."""
+    for at in itertools.count(3):
+        wreck(bucket, lambda txn: txn.update({"a/0.0": b"committed"}), at)
+        if Body.parse(bucket.data["cube.zappend/lock"]).state == "done":
+            break
+    committed = bucket.cube()
+    for failing in range(1, 6):
+        before = dict(bucket.data)
+        with contextlib.suppress(OSError):
+            rollback(bucket.target(Faults(failing, fail(FORBIDDEN))))
+        bucket.bury()
+        rollback(bucket.target())
+        assert bucket.state() == {f"cube/{key}": value for key, value in committed.items()}
+        bucket.data.clear()
+        bucket.data.update(before)

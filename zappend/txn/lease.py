@@ -144,7 +144,7 @@ class LeaseLock(Lock):
                     watched, silent, patience = tag, 0.0, self._patience(body, break_lock)
                 if silent >= patience:
                     if self._write(_inherited(body, self._lease), tag):
-                        self.found = True
+                        self.found = self.littered = True
                         return
                     continue
                 before = self._clock.now()
