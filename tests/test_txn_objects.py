@@ -374,7 +374,7 @@ def test_who_takes_over_and_fails_leaves_the_lock_that_tells_litter_from_logs(bu
         if Body.parse(bucket.data["cube.zappend/lock"]).state == "done":
             break
     committed = bucket.cube()
-    for failing in range(1, 6):
+    for failing in range(1, 12):
         before = dict(bucket.data)
         with contextlib.suppress(OSError):
             rollback(bucket.target(Faults(failing, fail(FORBIDDEN))))
