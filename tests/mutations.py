@@ -763,6 +763,14 @@ OBJECTS = [
         (f"{ATTACKS}test_one_lost_request_is_sent_again",),
     ),
     Mutation(
+        "lock deleted beside litter",
+        "lease",
+        "                        self.found = self.littered = True\n",
+        "                        self.found = True\n",
+        "What a committed writer could not delete looks like a log whose lock others deleted.",
+        ("test_txn_objects.py::test_who_takes_over_and_fails_leaves_the_lock_that_tells_litter_from_logs",),
+    ),
+    Mutation(
         "creation of the lock left without an answer",
         "lease",
         "        while not self._answered:\n            self._swap()",
