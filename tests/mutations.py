@@ -861,8 +861,8 @@ OBJECTS = [
     Mutation(
         "late requests of a commit not waited for",
         "objectstore",
-        "            self._may_return |= known.tag is not None\n",
-        "",
+        "        while self._doubtful or (lease.latent and lease.is_decided):",
+        "        while self._doubtful:",
         "A late chunk comes back when a later writer has restored what it names.",
         (f"{ATTACKS}test_late_write_of_a_commit",),
     ),

@@ -383,3 +383,25 @@ def test_who_takes_over_and_fails_leaves_the_lock_that_tells_litter_from_logs(bu
         assert bucket.state() == {f"cube/{key}": value for key, value in committed.items()}
         bucket.data.clear()
         bucket.data.update(before)
+
+
+@pytest.mark.attack(7)
+@pytest.mark.parametrize("planned", [False, True])
+def test_commit_ends_when_no_creation_without_an_answer_can_come_late(bucket: ObjectCase, planned: bool) -> None:
+    """A later writer may delete the key, and then a late creation would bring it back."""
+
+    def work(txn: Any) -> None:
+        if planned:
+            txn.log_ahead(["z/0"])
+        txn["z/0"] = b"new"
+
+    bucket.reset(CUBE)
+    probe = Faults()
+    assert run(bucket, work, probe) is None
+    at = next(i for i, call in enumerate(probe.calls, 1) if call.name == "put" and call.path == "z/0")
+    for when in ("before", "after"):
+        bucket.reset(CUBE)
+        begun = bucket.clock.now()
+        assert run(bucket, work, Faults(at, fail(LOST), when=when)) is None  # type: ignore[arg-type]
+        assert bucket.clock.now() - begun >= 90
+        assert bucket.state() == {f"cube/{key}": value for key, value in {**CUBE, "z/0": b"new"}.items()}

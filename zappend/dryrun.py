@@ -29,7 +29,7 @@ class DryRun(MutableMapping[str, bytes]):
     """
 
     def __init__(self, storage: Storage, prefix: str = "", *, force_new: bool = False) -> None:
-        if storage.in_use():
+        if storage.is_pending():
             raise TargetError(
                 f"{storage.name}: a transaction is running or was cut off; a dry run can tell nothing before it has "
                 f"ended, or before 'zappend rollback {storage.name}'"

@@ -10,12 +10,16 @@ from azure.core import MatchConditions
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from fsspec.asyn import sync
 
+from zappend.txn.lease import LEASE
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear
 from zappend.txn.storage import Value
 
 __all__ = ["AzureObjects"]
 
 T = TypeVar("T")
+
+ONCE = {"retry_total": 0, "connection_timeout": 5, "read_timeout": LEASE / 5}
+"""Options of a request that is sent once, and takes less than a quarter of a lease."""
 
 
 class AzureObjects(Objects):
@@ -30,7 +34,8 @@ class AzureObjects(Objects):
     """
 
     def __init__(self, fs: AzureBlobFileSystem, root: str) -> None:
-        self._fs = fs
+        options = {**fs.storage_options, "skip_instance_cache": True}
+        self._fs = fs = type(fs)(*fs.storage_args, **options)  # one of our own, whose session is changed below
         self._container, _, prefix = root.strip("/").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self.is_root = not prefix
@@ -57,7 +62,7 @@ class AzureObjects(Objects):
             condition = {"etag": over, "match_condition": MatchConditions.IfNotModified}
 
         async def put() -> Tag:
-            answer = await self._blob(key).upload_blob(bytes(data), overwrite=True, retry_total=0, **condition)
+            answer = await self._blob(key).upload_blob(bytes(data), overwrite=True, **ONCE, **condition)
             tag: Tag = answer["etag"]
             return tag
 
@@ -66,7 +71,7 @@ class AzureObjects(Objects):
     def delete(self, key: str, tag: Tag) -> None:
         async def delete() -> None:
             options = {"etag": tag, "match_condition": MatchConditions.IfNotModified}
-            await self._blob(key).delete_blob(retry_total=0, **options)
+            await self._blob(key).delete_blob(**ONCE, **options)
 
         try:
             self._write(key, delete)
@@ -98,7 +103,14 @@ class AzureObjects(Objects):
         return iter(self._read(prefix, found) or [])
 
     def check(self) -> None:
-        """Do nothing: the service keeps conditions."""
+        """Have each request sent once: aiohttp by itself repeats what lost its connection. Conditions are kept."""
+
+        async def send_once() -> None:
+            transport = self._fs.service_client._pipeline._transport
+            await transport.open()
+            transport.session._retry_connection = False
+
+        sync(self._fs.loop, send_once)
 
     def _blob(self, key: str) -> Any:
         return self._fs.service_client.get_blob_client(self._container, self._prefix + key)

@@ -90,8 +90,15 @@ class Transaction(TransactionStore):
     def commit(self) -> None:
         """Make all changes of the transaction the state of the target, and end it.
 
-        On return the new state is there, and durable. An exception other than `CommitStateUnknown` says that the
-        transaction was rolled back; with `CommitStateUnknown` the log stays, and ``zappend rollback`` settles it.
+        On return the new state is there, and durable. An exception other than these two says that the transaction was
+        rolled back.
+
+        Raises
+        ------
+        CommitStateUnknown
+            If the log stays, and ``zappend rollback`` settles it.
+        LockLost
+            If somebody else has the lock, and undoes it, or has done so.
         """
         self._begin_end("commits")
         try:

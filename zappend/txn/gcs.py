@@ -1,6 +1,7 @@
 """Objects on Google Cloud Storage, through gcsfs. A generation never comes back.
 
-No emulator keeps conditions on deletes, so this is not tested against a server.
+No emulator keeps conditions on deletes, so this is not tested against a server. Gcsfs sends requests again by itself,
+so that an answer which was lost is not always known to be.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 from gcsfs import GCSFileSystem
 
+from zappend.errors import TargetError
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear
 from zappend.txn.storage import Value
 
@@ -69,10 +71,10 @@ class GcsObjects(Objects):
                 ifGenerationMatch=over or "0",
                 json_out=True,
             )
+            tag: Tag = answer["generation"]
+            return tag
         except Exception as error:
-            raise self._fate(error, key) from error
-        tag: Tag = answer["generation"]
-        return tag
+            raise self._fate(error, key, over) from error
 
     def delete(self, key: str, tag: Tag) -> None:
         try:
@@ -80,7 +82,7 @@ class GcsObjects(Objects):
         except FileNotFoundError:
             return
         except Exception as error:
-            raise self._fate(error, key) from error
+            raise self._fate(error, key, tag) from error
 
     def delete_many(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -107,19 +109,29 @@ class GcsObjects(Objects):
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         while True:
-            page = self._fs.call("GET", "b/{}/o", self._bucket, prefix=self._prefix + prefix, json_out=True, **options)
+            try:
+                page = self._fs.call(
+                    "GET", "b/{}/o", self._bucket, prefix=self._prefix + prefix, json_out=True, **options
+                )
+            except Exception as error:
+                raise OSError(f"cannot list {self.name}: {error}") from error
             yield page
             if "nextPageToken" not in page:
                 return
             options["pageToken"] = page["nextPageToken"]
 
     def _ask(self, method: str, key: str, **options: Any) -> Any:
-        return self._fs.call(method, "b/{}/o/{}", self._bucket, self._prefix + key, **options)
+        try:
+            return self._fs.call(method, "b/{}/o/{}", self._bucket, self._prefix + key, **options)
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except Exception as error:
+            raise OSError(f"{self.name}/{key}: {error}") from error
 
-    def _fate(self, error: Exception, key: str) -> Exception:
-        # gcsfs sends a request again after errors of the server, and tells a condition that does not hold so.
-        if isinstance(error, (FileExistsError, FileNotFoundError)):
+    def _fate(self, error: Exception, key: str, over: Tag | None) -> Exception:
+        """Return what `Objects.put` says for a write that ended with `error`."""
+        if isinstance(error, FileExistsError) or (isinstance(error, FileNotFoundError) and over is not None):
             return Conflict(key)
-        if isinstance(error, (PermissionError, ValueError)) or type(error) is OSError:
-            return OSError(f"{self.name}/{key}: {error}")
+        if isinstance(error, FileNotFoundError):
+            return TargetError(f"cannot write to {self.name}: is there no bucket {self._bucket!r}? {error}")
         return Unclear(f"no answer to writing {self.name}/{key}: {error!r}")

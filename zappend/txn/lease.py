@@ -288,8 +288,12 @@ class LeaseLock(Lock):
             try:
                 self._confirm(body, self._objects.put(LOCK_NAME, body.data(), over), answered=True)
                 return True
-            except Conflict:
+            except Conflict as error:
                 found = self.look()
+                if (None if found is None else found[1]) == over:
+                    lost = Unclear(f"refused, though nothing else is there: {error}")
+                    self.pause(attempt)
+                    continue
             except Unclear as error:
                 lost = error
                 self._doubtful = True
@@ -304,7 +308,7 @@ class LeaseLock(Lock):
                 return False
             self._confirm(*found, answered=False)
             return True
-        raise Unclear(f"{self._name}: no answer to writing its lock, {ATTEMPTS} times: {lost}") from lost
+        raise Unclear(f"{self._name}: its lock could not be written in {ATTEMPTS} attempts: {lost}") from lost
 
     def _confirm(self, body: Body, tag: Tag, *, answered: bool) -> None:
         self._body, self._tag, self._answered = body, tag, answered
@@ -318,7 +322,7 @@ class LeaseLock(Lock):
                 return  # the next write of the transaction resolves it
             try:
                 self._swap()
-            except OSError as error:
+            except Exception as error:  # whatever it is, the next beat may get through
                 logger.warning("%s: its lock could not be renewed: %s", self._name, error)
 
     # Letting go of it.

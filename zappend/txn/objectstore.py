@@ -95,15 +95,15 @@ class ObjectStorage(Storage):
         self._known: dict[str, Known] = {}
         self._undoing = False
         self._doubtful: dict[str, bytes | None] = {}  # what undo requests without an answer were to leave
-        self._may_return = False  # whether a request without an answer names a tag that could come back
         self._lost_at = 0.0
 
     def in_use(self) -> bool:
+        return any(True for _ in self._place_objects.list(""))
+
+    def is_pending(self) -> bool:
         found = [key for key, _ in self._place_objects.list("")]
-        if found == [LOCK_NAME] and not self._place_objects.conditional_deletes:
-            lock = self._place_objects.get(LOCK_NAME)  # there it stays when all is done
-            return lock is not None and Body.parse(lock[0]).state != "done"
-        return bool(found)
+        lock = self._place_objects.get(LOCK_NAME) if found == [LOCK_NAME] else None
+        return bool(found) if lock is None else Body.parse(lock[0]).state != "done"
 
     def lock(self) -> Lock:
         return LeaseLock(self.name, self._place_objects, self._lease, self._quiet, self._clock, self._begin)
@@ -211,17 +211,22 @@ class ObjectStorage(Storage):
             except Conflict:
                 if (now := self.get(key)) == value:
                     return
-                refused(known, now)
+                if self._known[key].tag != known.tag:
+                    refused(known, now)
+                else:
+                    self.place.lease.pause(attempt)  # something else was in its way
             except Unclear as error:
                 lost = error
                 if not isinstance(error, Busy):
-                    self._note_lost(key, value, known)
+                    self._note_lost(key, value)
                 self.place.lease.pause(attempt)
                 if self.get(key) == value:
                     return
                 self._known[key] = known
-            except KeyboardInterrupt:
-                self._note_lost(key, value, known)  # it is on its way
+            except Exception:
+                raise
+            except BaseException:
+                self._note_lost(key, value)  # interrupted while it is on its way
                 raise
             else:
                 self._known[key] = Known(tag, self.place.lease.proofs)
@@ -240,11 +245,10 @@ class ObjectStorage(Storage):
 
     # Requests that may be late.
 
-    def _note_lost(self, key: str, value: bytes | None, known: Known) -> None:
+    def _note_lost(self, key: str, value: bytes | None) -> None:
         """Remember that a request may take effect later: one that creates, where nothing is; another, over its tag."""
         if self._quiet:
             self._lost_at = self._clock.now()
-            self._may_return |= known.tag is not None
             self.place.lease.latent = True
             if self._undoing or self.place.lease.is_decided:
                 self._doubtful[key] = value
@@ -286,7 +290,7 @@ class ObjectStorage(Storage):
     def sync(self) -> None:
         """Return when no request of ours can change any more what is to stay: that of an undo, and of a commit."""
         lease = self.place.lease
-        while self._doubtful or (self._may_return and lease.is_decided):
+        while self._doubtful or (lease.latent and lease.is_decided):
             self._wait_out()
             doubtful, self._doubtful = self._doubtful, {}
             wrong = [(key, doubtful[key]) for key, now in self.get_many(doubtful).items() if now != doubtful[key]]
@@ -302,11 +306,11 @@ class ObjectStorage(Storage):
                     "%s: an answer was lost; waiting %.0f s until the request cannot arrive any more", self.name, left
                 )
                 self._clock.sleep(left)
-            self.place.lease.latent = self._may_return = False
+            self.place.lease.latent = False
 
     def _begin(self, lease: LeaseLock) -> None:
         self.place.use(lease)
-        self._known, self._doubtful, self._undoing, self._may_return = {}, {}, False, False
+        self._known, self._doubtful, self._undoing = {}, {}, False
 
     def _side_by_side(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return side_by_side(do, items, self._threads)

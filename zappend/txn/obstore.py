@@ -8,6 +8,7 @@ from typing import Any
 import obstore
 from obstore.exceptions import AlreadyExistsError, NotSupportedError, PermissionDeniedError, PreconditionError
 
+from zappend.errors import TargetError
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear, probe
 from zappend.txn.storage import Value
 
@@ -67,8 +68,12 @@ class ObstoreObjects(Objects):
         try:
             # In one request: an upload in parts would pass over the condition.
             result = obstore.put(self._writes, self._prefix + key, bytes(data), mode=mode, use_multipart=False)
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+        except (AlreadyExistsError, PreconditionError) as error:
             raise Conflict(key) from error
+        except FileNotFoundError as error:
+            if over is not None:
+                raise Conflict(key) from error
+            raise TargetError(f"cannot write to {self.name}: is there no such bucket? {_text(error)}") from error
         except DEFINITE as error:
             raise PermissionError(f"not allowed: {self.name}/{key}: {_text(error)}") from error
         except Exception as error:

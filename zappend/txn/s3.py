@@ -6,13 +6,14 @@ several parts. Nothing may send a write again behind our back: what came of it i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from aiobotocore.httpsession import AIOHTTPSession
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as NotConnected
+from aiohttp import ClientConnectorError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
@@ -24,6 +25,8 @@ from zappend.txn.storage import Value
 __all__ = ["S3Objects"]
 
 KEYS_PER_DELETE = 1000
+AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
+NETWORK = (HTTPClientError, BotoConnectionError)
 CONDITIONS = (("PutObject", "IfNoneMatch"), ("PutObject", "IfMatch"), ("DeleteObject", "IfMatch"))
 READS = 3
 """How often the body of an object is read before an error counts; s3fs itself repeats only the request."""
@@ -58,8 +61,6 @@ class S3Objects(Objects):
         self.name = f"s3://{root.strip('/')}"
         endpoint = fs.endpoint_url or fs.client_kwargs.get("endpoint_url")
         self.identity = ("s3", endpoint, self._bucket, self._prefix)
-        self._server = ("s3", endpoint, self._bucket)
-        self._is_aws = endpoint is None and "AWS_ENDPOINT_URL" not in os.environ
 
     def get(self, key: str) -> tuple[bytes, Tag] | None:
         async def get() -> tuple[bytes, Tag]:
@@ -104,7 +105,7 @@ class S3Objects(Objects):
         names = [{"Key": self._prefix + key} for key in keys]
         for first in range(0, len(names), KEYS_PER_DELETE):
             batch = {"Objects": names[first : first + KEYS_PER_DELETE], "Quiet": True}
-            answer = self._reads.call_s3("delete_objects", Bucket=self._bucket, Delete=batch)
+            answer = self._ask("delete_objects", Delete=batch)
             for failed in answer.get("Errors", ()):
                 raise OSError(f"cannot delete {self.name}/{failed['Key']}: {failed.get('Message')}")
 
@@ -122,22 +123,32 @@ class S3Objects(Objects):
                 yield entry["Key"][start:]
 
     def check(self) -> None:
+        try:
+            meta = sync(self._writes.loop, self._writes.set_session).meta
+        except Exception as error:
+            raise TargetError(f"cannot reach {self.name}: {error}") from error
         # s3fs leaves out what botocore does not know, without a word.
-        model = sync(self._writes.loop, self._writes.set_session).meta.service_model
         for operation, condition in CONDITIONS:
-            if condition not in model.operation_model(operation).input_shape.members:
+            if condition not in meta.service_model.operation_model(operation).input_shape.members:
                 raise TargetError(f"{self.name}: the installed botocore has no {condition} for {operation}; upgrade it")
-        if not self._is_aws:
-            probe(self, self._server)
+        host = urlsplit(meta.endpoint_url).hostname or ""
+        if not host.endswith(AMAZON):
+            probe(self, (host, urlsplit(meta.endpoint_url).port, self._bucket))
 
     def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
-        options |= {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        options |= {"Prefix": self._prefix + prefix}
         while True:
-            page = self._reads.call_s3("list_objects_v2", **options)
+            page = self._ask("list_objects_v2", **options)
             yield page
             if not page.get("IsTruncated"):
                 return
             options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _ask(self, method: str, **options: Any) -> Any:
+        try:
+            return self._reads.call_s3(method, Bucket=self._bucket, **options)
+        except Exception as error:
+            raise _as_os_error(error, self.name) from error
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -161,9 +172,9 @@ def _sending_once(fs: S3FileSystem) -> S3FileSystem:
 
 def _tell_fate(error: Exception, name: str) -> NoReturn:
     """Raise what `Objects.put` says for a write that ended with `error`."""
-    if isinstance(error, NotConnected):
+    if isinstance(error, ConnectTimeoutError) or isinstance(_cause(error), ClientConnectorError):
         raise Busy(f"{name} was not written: {error}") from error
-    never_sent = isinstance(error, BotoCoreError) and not isinstance(error, HTTPClientError)  # no credentials, say
+    never_sent = isinstance(error, BotoCoreError) and not isinstance(error, NETWORK)  # no credentials, say
     if never_sent or isinstance(error, (TypeError, ValueError)):
         raise OSError(f"{name} was not written: {error}") from error
     answer = error if isinstance(error, ClientError) else error.__cause__
@@ -184,6 +195,11 @@ def _as_os_error(error: Exception, name: str) -> OSError:
     if isinstance(error, PermissionError):
         return PermissionError(f"not allowed: {name}: {error}")
     return OSError(f"{name}: {error or type(error).__name__}")
+
+
+def _cause(error: Exception) -> object:
+    # Aiobotocore tells a connection that was reset after the request was sent as it tells one that was never made.
+    return getattr(error, "kwargs", {}).get("error", error.__cause__)
 
 
 def _check_bucket(error: FileNotFoundError) -> None:

@@ -79,8 +79,21 @@ def side_by_side(do: Callable[[T], R], items: Sequence[T], threads: int) -> list
     """Return what `do` returns for each of `items`, called in up to `threads` threads, all of which have ended then."""
     if len(items) < 2 or threads < 2:
         return [do(item) for item in items]
-    with ThreadPoolExecutor(min(threads, len(items)), "zappend") as pool:
+    pool = ThreadPoolExecutor(min(threads, len(items)), "zappend")
+    try:
         return list(pool.map(do, items))
+    finally:
+        _end(pool)
+
+
+def _end(pool: ThreadPoolExecutor) -> None:
+    # Nobody may write any more when the caller undoes what was written, however often it is interrupted.
+    while True:
+        try:
+            pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            continue
+        return
 
 
 class Lock(ABC):
@@ -90,9 +103,10 @@ class Lock(ABC):
     def acquire(self, timeout: float, *, break_lock: bool = False, dry_run: bool = False) -> None:
         """Take the lock, waiting up to `timeout` seconds for a live holder.
 
-        With `break_lock`, a holder of whom it cannot be proved that it is dead is taken for dead; a live one that
-        can be seen is never robbed. With `dry_run` the log is only going to be looked at, so a lock that would leave
-        a trace of that is not taken. Raises `Locked`; then nothing was changed.
+        With `break_lock`, a holder of whom it cannot be proved that it is dead is taken for dead: it is the caller's
+        word that it is. Who holds a lock of the operating system is never robbed. With `dry_run` the log is only going
+        to be looked at, so a lock that would leave a trace of that is not taken. Raises `Locked`; then nothing was
+        changed.
         """
 
     @abstractmethod
@@ -187,6 +201,10 @@ class Storage(Area):
     @abstractmethod
     def lock(self) -> Lock:
         """Return the lock of this target, not yet acquired."""
+
+    def is_pending(self) -> bool:
+        """Tell whether there is a transaction, running or cut off, so that nobody knows what the target will be."""
+        return self.in_use()
 
     def replace_many(self, documents: Iterable[tuple[str, bytes | None, bytes]], txn: str) -> None:
         """Write each of `documents`, a key with its old and its new bytes, over its old bytes.

@@ -168,6 +168,10 @@ def _open_obstore(store: Any, durability: Durability) -> Storage:
         if store.prefix is None:
             raise TargetError("a LocalStore without a prefix is the root of the file system, which can be no target")
         return LocalStorage(store.prefix, durability=durability)
+    if type(store).__name__ not in ("S3Store", "GCSStore", "AzureStore", "MemoryStore"):
+        raise TargetError(
+            f"a {type(store).__name__} of obstore cannot be written to conditionally, so it can be no target"
+        )
     from zappend.txn.obstore import ObstoreObjects
 
     root = str(getattr(store, "prefix", None) or "").strip("/")
