@@ -886,7 +886,7 @@ OBJECTS = [
     Mutation(
         "own late requests not waited for",
         "objectstore",
-        "        self._wait_out()\n        self._known.clear()\n",
+        "        self.place.lease.wait_out()\n        self._known.clear()\n",
         "        self._known.clear()\n",
         "A late write of the transaction itself comes after its undo.",
         (f"{ATTACKS}test_late_write_before_an_undo",),
@@ -920,10 +920,10 @@ OBJECTS = [
     Mutation(
         "late log object forgotten",
         "objectplace",
-        "self.lease.littered = self._late",
-        "self.lease.littered = False",
-        "A log object that arrives late looks like one whose lock was deleted, and stops everybody.",
-        (f"{ATTACKS}test_log_object_that_arrives_after_the_end",),
+        "                self.lease.note_lost()\n",
+        "",
+        "A log object that comes late looks like a log whose lock others deleted.",
+        (f"{ATTACKS}test_log_object_without_an_answer_is_waited_out",),
     ),
     Mutation(
         "log without a lock swept away",

@@ -99,6 +99,7 @@ class LeaseLock(Lock):
         self._answered = False  # whether the last write was; else its effect was found by reading
         self._lost: str | None = None
         self._closing = False
+        self._lost_at = 0.0
         self._confirmed_at = 0.0
         self._stop_beating: Callable[[], None] = lambda: None
         self._pid = 0
@@ -230,6 +231,21 @@ class LeaseLock(Lock):
             raise LockLost(self._lost)
         while self._clock.now() - self._confirmed_at >= self._lease / 2:
             self.prove()  # and look at the clock again: the answer may have been long in coming
+
+    def note_lost(self) -> None:
+        """Note that a request of ours may take effect from now on until `quiet` is over."""
+        if self._quiet:
+            self.latent, self._lost_at = True, self._clock.now()
+
+    def wait_out(self) -> None:
+        """Return when no request of ours can take effect any more."""
+        left = self._lost_at + self._quiet - self._clock.now()
+        if self.latent and left > 0:
+            logger.warning(
+                "%s: an answer was lost; waiting %.0f s until the request cannot arrive any more", self._name, left
+            )
+            self._clock.sleep(left)
+        self.latent = False
 
     def pause(self, attempt: int) -> None:
         """Wait before something is tried again."""

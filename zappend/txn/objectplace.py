@@ -82,13 +82,13 @@ class ObjectPlace(Area):
             name = f"{key}-{os.urandom(8).hex()}" if txn in key else f"{key}-{txn}-{os.urandom(8).hex()}"
             self._written.append(name)
             self.lease.stay_sure()
-            late, self._late = self._late, True
             try:
                 self._objects.put(name, value, None)
-                self._late = late
                 return name
             except Unclear as error:
                 lost = error
+                self._late = True
+                self.lease.note_lost()
                 self.lease.pause(attempt)
         raise lost
 
@@ -105,7 +105,7 @@ class ObjectPlace(Area):
         self.lease.littered = True
         if names:
             self._objects.delete_many(names)
-        self.lease.littered = self._late
+        self.lease.littered = self._late and self.lease.latent
         self._written, self._strays = [], []
 
     def keys(self, prefix: str = "") -> Iterator[str]:

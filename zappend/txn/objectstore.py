@@ -6,7 +6,6 @@ write. So a writer that lost its lock, or a request that comes late, changes not
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,8 +21,6 @@ from zappend.txn.record import digest, unpack
 from zappend.txn.storage import LOCK_NAME, PLACE_PREFIX, Lock, Storage, Value, changed_after_commit, side_by_side
 
 __all__ = ["ObjectStorage"]
-
-logger = logging.getLogger("zappend")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,7 +92,6 @@ class ObjectStorage(Storage):
         self._known: dict[str, Known] = {}
         self._undoing = False
         self._doubtful: dict[str, bytes | None] = {}  # what undo requests without an answer were to leave
-        self._lost_at = 0.0
 
     def in_use(self) -> bool:
         return any(True for _ in self._place_objects.list(""))
@@ -247,11 +243,9 @@ class ObjectStorage(Storage):
 
     def _note_lost(self, key: str, value: bytes | None) -> None:
         """Remember that a request may take effect later: one that creates, where nothing is; another, over its tag."""
-        if self._quiet:
-            self._lost_at = self._clock.now()
-            self.place.lease.latent = True
-            if self._undoing or self.place.lease.is_decided:
-                self._doubtful[key] = value
+        self.place.lease.note_lost()
+        if self.place.lease.latent and (self._undoing or self.place.lease.is_decided):
+            self._doubtful[key] = value
 
     def check_orphans(self) -> None:
         if self.place.lease.found:
@@ -283,7 +277,7 @@ class ObjectStorage(Storage):
 
     def begin_undo(self) -> None:
         self.place.lease.abort()
-        self._wait_out()
+        self.place.lease.wait_out()
         self._known.clear()
         self._undoing = True
 
@@ -291,22 +285,12 @@ class ObjectStorage(Storage):
         """Return when no request of ours can change any more what is to stay: that of an undo, and of a commit."""
         lease = self.place.lease
         while self._doubtful or (lease.latent and lease.is_decided):
-            self._wait_out()
+            self.place.lease.wait_out()
             doubtful, self._doubtful = self._doubtful, {}
             wrong = [(key, doubtful[key]) for key, now in self.get_many(doubtful).items() if now != doubtful[key]]
             self._prove_after_reading([key for key, _ in wrong])
             self._side_by_side(lambda item: self._change(*item), wrong)
         self._undoing = False
-
-    def _wait_out(self) -> None:
-        if self.place.lease.latent:
-            left = self._lost_at + self._quiet - self._clock.now()
-            if left > 0:
-                logger.warning(
-                    "%s: an answer was lost; waiting %.0f s until the request cannot arrive any more", self.name, left
-                )
-                self._clock.sleep(left)
-            self.place.lease.latent = False
 
     def _begin(self, lease: LeaseLock) -> None:
         self.place.use(lease)
