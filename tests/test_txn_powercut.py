@@ -341,7 +341,7 @@ def test_cut_during_recovery_from_a_cut(home: Path, scenario: Scenario, effort: 
     lab = Lab(home)
     work = transacting(lab.recorder, scenario.work, start_of(lab, scenario.old))
     check(lab, QUICK, committed=lab.record(work.old, work.commits()))
-    samples = lab.samples[:: 1 if effort is THOROUGH else 10]
+    samples = [state for state in lab.samples if "cube.zarr.zappend" in state][:: 1 if effort is THOROUGH else 10]
     for state in samples:
         settled = frozenset([digest for digest in [lab.recover(state)] if isinstance(digest, bytes)])
         recording = lab.record(state, Step(recover, settled))
