@@ -178,10 +178,9 @@ class Appender:
                     written += sum(future.result() for future in done)
             written += sum(future.result() for future in running)
         except BaseException:
-            # Nobody may write any more when the caller undoes what was written.
             for future in running:
                 future.cancel()
-            wait(running)
+            _wait_for(running)
             raise
         store.update(plan.documents)
         return written
@@ -223,6 +222,16 @@ class Appender:
             raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
         store[chunk.key] = data
         return len(data)
+
+
+def _wait_for(running: set[Future[int]]) -> None:
+    """Return when nobody writes any more, so that the caller can undo what was written, however often interrupted."""
+    while True:
+        try:
+            wait(running)
+        except KeyboardInterrupt:
+            continue
+        return
 
 
 def _boxes(write: ArrayWrite, variable: SliceVariable) -> Iterator[Box]:
