@@ -9,11 +9,11 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import CUBE, SCENARIOS, ObjectCase, Scenario, both_ends, run
+from test_txn_faults import each_fault
 
 from zappend.errors import (
     CommitStateUnknown,
@@ -40,20 +40,6 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> O
     case = ObjectCase()
     case.inline = bool(request.param)
     return case
-
-
-def each_fault(case: ObjectCase, scenario: Scenario, **how: Any) -> Iterator[tuple[int, BaseException | None]]:
-    """Run `scenario` with a fault at request 1, 2, 3, …, until one is over before its fault; yield what it raised."""
-    for at in itertools.count(1):
-        case.reset(scenario.old)
-        faults = Faults(at, **how)
-        error = run(case, scenario.work, faults)
-        if not faults.fired:
-            assert error is None
-            assert at > 10, "hardly anything was tried"
-            print(f"{at - 1} points")
-            return
-        yield at, error
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -188,9 +174,9 @@ def test_part_of_a_log_that_arrives_late_is_swept_away(bucket: ObjectCase) -> No
 
 @pytest.mark.parametrize("state", ["hot", "commit"])
 @pytest.mark.attack(23)
-def test_named_log_object_that_is_missing_or_another_is_refused(bucket: ObjectCase, state: str) -> None:
-    if bucket.inline:
-        pytest.skip("the lock has the whole log")
+def test_named_log_object_that_is_missing_or_another_is_refused(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zappend.txn.objectplace.INLINE", 0)
+    bucket = ObjectCase()
     for at in itertools.count(3):
         wreck(bucket, SCENARIOS[1].work, at)
         found = Body.parse(bucket.data["cube.zappend/lock"])

@@ -169,9 +169,9 @@ class ObjectStorage(Storage):
         self._prove_after_reading([key for key, _, _ in documents])
         self._side_by_side(lambda document: self._replace(*document), documents)
 
-    def announce(self, new: Collection[str], changed: Collection[str]) -> None:
+    def expect_absent(self, keys: Iterable[str]) -> None:
         proof = self._proofs()
-        self._known.update((key, Known(None, proof, assumed=True)) for key in new if key not in self._known)
+        self._known.update((key, Known(None, proof, assumed=True)) for key in keys if key not in self._known)
 
     def _prove_after_reading(self, keys: Collection[str]) -> None:
         self._side_by_side(self._look, [key for key in keys if key not in self._known])

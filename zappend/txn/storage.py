@@ -221,8 +221,8 @@ class Storage(Area):
             if now != new:
                 self.put(key, new, txn)
 
-    def announce(self, new: Collection[str], changed: Collection[str]) -> None:
-        """Note what is going to be written: `new`, which no reader can see and is taken for absent, and `changed`."""
+    def expect_absent(self, keys: Iterable[str]) -> None:
+        """Take `keys`, which no reader can see, for absent, without a look."""
 
     def check_orphans(self) -> None:
         """Raise `LogDamaged` if there is a log without the lock that named it, so that it may be needed, or may not."""

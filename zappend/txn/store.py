@@ -201,7 +201,7 @@ class TransactionStore(MutableMapping[str, bytes]):
                 todo = [k for k in keys if k not in self._logged and not is_document(k) and not self._is_gone(k)]
                 documents = [k for k in new if is_document(k) and k not in self._seen and not self._is_gone(k)]
                 self._seen.update(dict.fromkeys(documents))
-                self._storage.announce(documents, ())
+                self._storage.expect_absent(documents)
                 self._flushing = True
             unseen = set(new).difference(changed)
             self._lead(todo, [key for key in todo if key in unseen])
@@ -274,7 +274,7 @@ class TransactionStore(MutableMapping[str, bytes]):
                 self._log.fingerprint(self._root())
             unseen = frozenset(new)
             changed = [key for key in keys if key not in unseen]
-            self._storage.announce(new, changed)
+            self._storage.expect_absent(new)
             folders = [f for f in self._storage.missing_folders(keys) if f not in self._folders]
             self._log.add(self._pre_images(new, changed), folders)
             self._folders.update(folders)
