@@ -161,7 +161,7 @@ def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Sett
             return _appended(new, None, 0)
         above = _above(txn, settings.group, plan)
         txn.log_ahead([cube.key(key) for key in plan.new_keys()], [cube.key(key) for key in plan.changed_keys()])
-        size = appender.carry_out(plan, new, cube)
+        size = appender.carry_out(plan, cube)
         txn.update(above)
         return _appended(new, plan, size)
 
@@ -174,7 +174,7 @@ def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appe
     above = _above(view, group, plan)
     data = (write for write in plan.writes if write.axis is not None and len(write.array.dims) > 1)
     view.forget(cube.key(chunk.key) for write in data for chunk in write.chunks())
-    size = appender.carry_out(plan, new, cube)
+    size = appender.carry_out(plan, cube)
     view.update(above)
     return _appended(new, plan, size)
 

@@ -24,6 +24,7 @@ from zappend.metadata import Array, Cube, encodings_of
 from zappend.plan import ArrayWrite, ChunkWrite, Plan, plan_append, plan_creation
 from zappend.reader import CubeReader, children_of
 from zappend.slices import Slice, SliceVariable
+from zappend.variables import select
 
 __all__ = ["Appender"]
 
@@ -77,6 +78,7 @@ class Appender:
         SliceError, TargetError, UsageError
             If the slice is refused, the target is no cube, or they do not fit. Nothing was written.
         """
+        new = select(new, self._settings)
         cube = self._reader.read(store, self._name)
         if cube is None:
             return self._plan_creation(store, new)
@@ -155,7 +157,7 @@ class Appender:
 
     # Writing.
 
-    def carry_out(self, plan: Plan, new: Slice, store: MutableMapping[str, bytes]) -> int:
+    def carry_out(self, plan: Plan, store: MutableMapping[str, bytes]) -> int:
         """Write the chunks of `plan`, then its documents, into `store`; return the bytes of the chunks.
 
         Raises
@@ -168,11 +170,11 @@ class Appender:
         written = 0
         running: set[Future[int]] = set()
         try:
-            for write, chunk, block in self._blocks(plan, new):
+            for write, chunk, block in self._blocks(plan):
                 if self._pool is None:
-                    written += self._write(write, chunk, block, new, store)
+                    written += self._write(write, chunk, block, plan.new, store)
                     continue
-                running.add(self._pool.submit(self._write, write, chunk, block, new, store))
+                running.add(self._pool.submit(self._write, write, chunk, block, plan.new, store))
                 if len(running) >= self._in_flight:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     written += sum(future.result() for future in done)
@@ -185,9 +187,9 @@ class Appender:
         store.update(plan.documents)
         return written
 
-    def _blocks(self, plan: Plan, new: Slice) -> Iterator[tuple[ArrayWrite, ChunkWrite, Block]]:
+    def _blocks(self, plan: Plan) -> Iterator[tuple[ArrayWrite, ChunkWrite, Block]]:
         for write in plan.writes:
-            variable = new.variables[write.array.name]
+            variable = plan.new.variables[write.array.name]
             for box in _boxes(write, variable):
                 region = write.region(box)
                 values = variable.read(region)
@@ -203,7 +205,7 @@ class Appender:
     ) -> int:
         array, codec = write.array, self._codecs[write.array.name]
         try:
-            stored = to_stored(values, new.variables[array.name].source, write.encoding)
+            stored = to_stored(values, new.variables[array.name].source, write.encoding, self._settings.on_overflow)
         except EncodingError as error:
             offset = [part.start for part in chunk.in_slice]
             raise SliceError(

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from zappend.config import Overflow
+from zappend.datatypes import BYTES, STRING
 from zappend.encoding import (
     PACKING_KEYS,
     Block,
@@ -21,8 +23,10 @@ from zappend.encoding import (
     decode,
     encoding_attrs,
     fill_missing,
-    is_cftime,
     is_missing,
+    is_storable,
+    kind_of,
+    outside_of,
     refusal,
     same,
 )
@@ -30,8 +34,11 @@ from zappend.times import choose_time_encoding, encode_times
 
 __all__ = ["choose_encoding", "to_stored"]
 
+MASKS = ("_FillValue", "missing_value")
+TYPES_OF_TEXT: dict[str, type] = {"strings": str, "bytes": bytes}
 
-def choose_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
+
+def choose_encoding(values: Block, wanted: Mapping[str, Any], *, exactly: bool = False) -> Encoding:
     """Return how decoded `values` are stored in a new array.
 
     Parameters
@@ -39,27 +46,38 @@ def choose_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
     values
         All values of the first slice if they are times or durations, else any part of them.
     wanted
-        The encoding that xarray keeps with a variable; what it says of type, packing, fill value, units and calendar
-        is followed as far as it can hold `values`. Times and durations without units: whole milliseconds, since
-        1970-01-01 for times; finer if these values need it.
+        How they are to be stored, in the names of xarray's encodings; what it says of type, packing, fill value, units
+        and calendar is followed as far as it can hold `values`. Times and durations without units: whole milliseconds,
+        since 1970-01-01 for times; finer if these values need it.
+    exactly
+        Whether nothing else will do for times and durations.
+
+    Raises
+    ------
+    EncodingError
+        If no encoding can hold the values.
     """
-    kind = values.dtype.kind
-    if kind in "Mm" or is_cftime(values):
-        return choose_time_encoding(values, wanted)
-    if kind in "OUT":
-        return Encoding(np.dtype("O"), {})
-    if kind in "bS":
+    kind, named = kind_of(values), wanted.get("dtype")
+    dtype = np.dtype(named) if named is not None else None
+    if kind in ("times", "durations") and not (exactly and dtype is not None and dtype.kind not in "iuf"):
+        return choose_time_encoding(values, wanted, exactly=exactly)
+    if exactly and dtype is not None and (dtype.kind not in "iufc" or kind not in ("numbers", "complex numbers")):
+        mask = {} if wanted.get("_FillValue") is None else {"_FillValue": wanted["_FillValue"]}
+        return Encoding(dtype, mask)
+    if kind in ("strings", "bytes"):
+        any_length = BYTES if kind == "bytes" else STRING
+        return Encoding(values.dtype if values.dtype.kind == "S" else any_length, {})
+    if kind in ("booleans", "raw bytes"):
         return Encoding(values.dtype, {})
-    dtype = values.dtype
-    if kind in "iufc" and (named := wanted.get("dtype")) is not None and np.dtype(named).kind in "iufc":
-        dtype = np.dtype(named)
+    if dtype is None or dtype.kind not in "iufc":
+        dtype = values.dtype
     attrs = encoding_attrs({key: wanted[key] for key in PACKING_KEYS if key in wanted}, dtype)
     if dtype.kind in "fc" and "_FillValue" not in wanted:
         attrs["_FillValue"] = np.nan
     return Encoding(dtype.newbyteorder("<"), attrs)
 
 
-def to_stored(values: Block, source: Encoding | None, target: Encoding) -> Block:
+def to_stored(values: Block, source: Encoding | None, target: Encoding, on_overflow: Overflow = "error") -> Block:
     """Return `values` as they are to be stored under `target`.
 
     Parameters
@@ -68,6 +86,9 @@ def to_stored(values: Block, source: Encoding | None, target: Encoding) -> Block
         Stored values under `source`, or decoded values if that is ``None``. Any shape.
     source, target
         How the values are stored in the slice, and how they are to be.
+    on_overflow
+        What becomes of numbers that `target` cannot hold: ``error``; ``clip``, the nearest that it can hold and that
+        is not its fill value; ``mask``, its fill value.
 
     Returns
     -------
@@ -88,13 +109,13 @@ def to_stored(values: Block, source: Encoding | None, target: Encoding) -> Block
         return encode_times(values, target)
     if target.dtype == object or values.dtype.kind in "OUST":
         return _encode_strings(values, target)
-    return _encode_numbers(values, target)
+    return _encode_numbers(values, target, on_overflow)
 
 
 # Numbers.
 
 
-def _encode_numbers(values: Block, target: Encoding) -> Block:
+def _encode_numbers(values: Block, target: Encoding, on_overflow: Overflow) -> Block:
     attrs, dtype = target.attrs, target.dtype
     scale, offset, fill = attrs.get("scale_factor"), attrs.get("add_offset"), attrs.get("_FillValue")
     if values.dtype.kind == "b" or dtype.kind == "b":
@@ -103,12 +124,14 @@ def _encode_numbers(values: Block, target: Encoding) -> Block:
         return fill_missing(values.astype(dtype, copy=False), values, is_missing(values), target)
     if values.dtype.kind == "c" and dtype.kind != "c":
         raise EncodingError(f"complex values cannot be stored as {dtype}")
+    if dtype.kind == "c":
+        on_overflow = "error"  # there is no nearest one, and a half of one cannot be missing
     if str(attrs.get("_Unsigned", "")).lower() == "true" and dtype.kind == "i":
         unsigned = Encoding(np.dtype(f"u{dtype.itemsize}"), {k: v for k, v in attrs.items() if k != "_Unsigned"})
         if fill is not None:
             as_unsigned = np.asarray(fill, dtype).view(unsigned.dtype)[()]
             unsigned = replace(unsigned, attrs={**unsigned.attrs, "_FillValue": as_unsigned})
-        return _encode_numbers(values, unsigned).view(dtype)
+        return _encode_numbers(values, unsigned, on_overflow).view(dtype)
     is_plain = scale is None and offset is None and "missing_value" not in attrs
     if values.dtype == dtype and is_plain and (fill is None or same(fill, np.nan)):
         return values
@@ -122,30 +145,58 @@ def _encode_numbers(values: Block, target: Encoding) -> Block:
             numbers = numbers / float(scale)
         if dtype.kind in "iu":
             numbers = np.round(numbers)
-    if missing.any():
-        numbers = np.where(missing, 0, numbers)
-    return fill_missing(cast_exactly(numbers, dtype, values), values, missing, target)
+    outside = np.zeros(values.shape, bool) if on_overflow == "error" else outside_of(numbers, dtype) & ~missing
+    if on_overflow == "mask":
+        missing = missing | outside
+    above = outside & (numbers > 0) if outside.any() else outside
+    if missing.any() or outside.any():
+        numbers = np.where(missing | outside, numbers.dtype.type(0), numbers)
+    stored = cast_exactly(numbers, dtype, values)
+    if on_overflow == "clip" and outside.any():
+        low, high = _limits(target)
+        stored = np.where(above, high, np.where(outside, low, stored))
+    return fill_missing(stored, values, missing, target)
+
+
+def _limits(target: Encoding) -> tuple[Any, Any]:
+    """Return the least and the greatest stored number that means no missing value."""
+    dtype = target.dtype
+    if dtype.kind == "f":
+        return np.finfo(dtype).min, np.finfo(dtype).max
+    masks = {mask for name in MASKS for mask in np.atleast_1d(target.attrs.get(name, np.nan)).tolist()}
+    low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    while low in masks:
+        low += 1
+    while high in masks:
+        high -= 1
+    return dtype.type(low), dtype.type(high)
 
 
 # Strings.
 
 
 def _encode_strings(values: Block, target: Encoding) -> Block:
-    dtype = target.dtype
-    if values.dtype.kind == "S" or dtype.kind == "S":
-        if values.dtype.kind != dtype.kind:
-            raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
-    elif values.dtype.kind not in "OUT" or dtype.kind not in "OU":
+    dtype, kind = target.dtype, target.kind
+    if not is_storable(kind_of(values), kind) or kind not in TYPES_OF_TEXT:
         raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
+    fill = target.attrs.get("_FillValue")
+    missing = is_missing(values) if values.dtype == object else np.zeros(values.shape, bool)
+    if missing.any():
+        if fill is None:
+            raise refusal("a missing value cannot be stored without a fill value", values, missing)
+        values = np.where(missing, fill, values)
     if values.dtype.kind in "OT":
-        wrong = np.fromiter((not isinstance(value, str) for value in values.flat), bool, values.size)
+        wanted = TYPES_OF_TEXT[kind]
+        wrong = np.fromiter((not isinstance(value, wanted) for value in values.flat), bool, values.size)
         if wrong.any():
-            raise refusal("not a string", values, wrong.reshape(values.shape))
-    stored = values.astype(dtype)
+            raise refusal(f"no {wanted.__name__}, as {kind} are", values, wrong.reshape(values.shape))
+    try:
+        stored = values.astype(dtype)
+    except UnicodeError as error:
+        raise EncodingError(f"a value cannot be stored as {dtype}: {error}") from error
     wrong = np.asarray(stored.astype(object) != values.astype(object))
     if wrong.any():
         raise refusal(f"longer than {dtype} holds", values, wrong)
-    mask = target.attrs.get("_FillValue")
-    if mask is not None and (masked := np.asarray(stored == mask)).any():
+    if fill is not None and (masked := np.asarray(stored == fill) & ~missing).any():
         raise refusal("a valid value that _FillValue marks as missing", values, masked)
     return stored

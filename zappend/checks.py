@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from zappend.config import Settings
-from zappend.encoding import Block, Encoding, EncodingError, encoding_attrs, same
+from zappend.encoding import (
+    STANDARD_CALENDARS,
+    Block,
+    Encoding,
+    EncodingError,
+    encoding_attrs,
+    is_storable,
+    same,
+)
 from zappend.errors import SliceError, TargetError
 from zappend.labels import check_labels, parse_step
 from zappend.metadata import Array, Cube
@@ -18,6 +27,7 @@ __all__ = [
     "append_size",
     "constant_problems",
     "cube_size",
+    "filled",
     "label_problems",
     "refuse",
     "size_problems",
@@ -55,10 +65,15 @@ def cube_size(cube: Cube, dim: str) -> int:
     return next(iter(sizes.values()))
 
 
-def structure_problems(cube: Cube, new: Slice, dim: str) -> list[str]:
+def structure_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], settings: Settings) -> list[str]:
     """Compare variables, sizes, dimensions and what the numbers mean."""
-    problems = [f"variable {name!r} is missing" for name in cube.arrays if name not in new.variables]
-    problems += [f"variable {name!r} is not in the target" for name in new.variables if name not in cube.arrays]
+    dim = settings.append_dim
+    problems = _missing_problems(cube, new, encodings, settings)
+    problems += [
+        f"variable {name!r} is not in the target; excluded_variables can leave it"
+        for name in new.variables
+        if name not in cube.arrays
+    ]
     grid_mappings = {str(array.attrs.get("grid_mapping")) for array in cube.arrays.values()}
     cube_sizes = {d: n for array in cube.arrays.values() for d, n in zip(array.dims, array.shape, strict=True)}
     for name, size in new.sizes.items():
@@ -70,8 +85,56 @@ def structure_problems(cube: Cube, new: Slice, dim: str) -> list[str]:
             continue
         if variable.dims != array.dims:
             problems.append(f"variable {name!r} has dimensions {variable.dims}, expected {array.dims}")
+        problems += _kind_problems(variable, encodings[name])
         problems += _meaning_problems(variable, array, is_grid_mapping=name in grid_mappings)
     return problems
+
+
+def _missing_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], settings: Settings) -> list[str]:
+    missing = [name for name in cube.arrays if name not in new.variables]
+    if settings.missing_variables == "refuse":
+        return [f"variable {name!r} is missing; missing_variables 'fill' fills it" for name in missing]
+    return [
+        f"variable {name!r} is missing, and cannot be filled: the target has no missing value for it"
+        for name in missing
+        if settings.append_dim in cube.arrays[name].dims and _missing_value(encodings[name]) is None
+    ]
+
+
+def _missing_value(encoding: Encoding) -> Any:
+    """Return what is stored for a missing value, ``None`` if nothing can be."""
+    if encoding.dtype.kind in "mM":
+        return np.array("NaT", encoding.dtype)[()]
+    default = np.nan if encoding.dtype.kind in "fc" else encoding.attrs.get("missing_value")
+    fill = encoding.attrs.get("_FillValue", default)
+    return None if np.ndim(fill) else fill
+
+
+def filled(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], dim: str) -> Slice:
+    """Return the slice with those variables of the cube along `dim` that it lacks, filled with missing values."""
+    import xarray as xr
+
+    variables = dict(new.variables)
+    for name, array in cube.arrays.items():
+        if name in variables or dim not in array.dims:
+            continue
+        shape = tuple(new.sizes[dim] if d == dim else size for d, size in zip(array.dims, array.shape, strict=True))
+        encoding = encodings[name]
+        values = np.broadcast_to(np.array(_missing_value(encoding), encoding.dtype), shape)
+        variables[name] = SliceVariable(name, new.name, array.dims, {}, encoding, {}, xr.Variable(array.dims, values))
+    return replace(new, variables=variables)
+
+
+def _kind_problems(variable: SliceVariable, encoding: Encoding) -> list[str]:
+    """Compare what values are: times, numbers, strings; and the calendar of times."""
+    name, kind = variable.name, variable.kind
+    if not is_storable(kind, encoding.kind):
+        return [f"variable {name!r} holds {kind} ({variable.dtype}), expected {encoding.kind} ({encoding.dtype})"]
+    if kind == "times" and variable.source is not None and encoding.dtype.kind != "M":
+        ours, theirs = variable.source.calendar, encoding.calendar
+        if ours != theirs and {ours, theirs} - STANDARD_CALENDARS:
+            return [f"variable {name!r} has the calendar {ours!r}, expected {theirs!r}"]
+    return []
 
 
 def _meaning_problems(variable: SliceVariable, array: Array, *, is_grid_mapping: bool) -> list[str]:

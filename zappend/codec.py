@@ -22,44 +22,12 @@ from zappend.datatypes import is_variable_length
 from zappend.errors import TargetError
 from zappend.metadata import Array, Json
 
-__all__ = ["ChunkCodec", "default_codecs", "single_threaded_blosc"]
+__all__ = ["ChunkCodec", "single_threaded_blosc"]
 
 Block = np.ndarray[Any, np.dtype[Any]]
 BytesCodec = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-
-
-def default_codecs(zarr_format: int, dtype: np.dtype[Any]) -> Json:
-    """Return the members of a new array's document that say how its chunks are encoded.
-
-    Numbers: Blosc with LZ4 and byte shuffle, which costs the least time of the codecs that every reader knows, and
-    shrinks floats where others without shuffle do not. Strings in format 3: Zstandard, as they have no fixed size.
-    """
-    if zarr_format == 2:
-        return {
-            "order": "C",
-            "filters": [{"id": "vlen-utf8"}] if is_variable_length(dtype) else None,
-            "compressor": {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0},
-        }
-    if is_variable_length(dtype):
-        zstd = {"name": "zstd", "configuration": {"level": 0, "checksum": False}}
-        return {"codecs": [{"name": "vlen-utf8", "configuration": {}}, zstd]}
-    # A type of one byte or of bytes has no byte order.
-    to_bytes = {"name": "bytes", "configuration": {"endian": "little"}}
-    if dtype.itemsize == 1 or dtype.kind == "S":
-        to_bytes = {"name": "bytes"}
-    blosc = {
-        "name": "blosc",
-        "configuration": {
-            "typesize": dtype.itemsize,
-            "cname": "lz4",
-            "clevel": 5,
-            "shuffle": "shuffle" if dtype.itemsize > 1 else "bitshuffle",
-            "blocksize": 0,
-        },
-    }
-    return {"codecs": [to_bytes, blosc]}
 
 
 @contextlib.contextmanager

@@ -8,16 +8,77 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from zappend.errors import UsageError
 
-__all__ = ["ConfigLike", "Settings", "load_settings"]
+__all__ = ["ConfigLike", "EncodingSettings", "Overflow", "Settings", "VariableSettings", "load_settings"]
 
 ConfigLike = str | os.PathLike[str] | Mapping[str, Any]
 """A configuration: the path of a JSON, YAML or TOML file, or a mapping of names to values."""
 
 
 ALIASES = {"target_storage_options": "storage_options"}
+
+
+Overflow = Literal["error", "clip", "mask"]
+
+Sizes = list[int | None] | dict[str, int | None] | int | None | UnsetType
+"""Sizes by dimension: in order, or by name; ``None`` is the dimension's size in the first slice."""
+
+
+class EncodingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """How a variable is to be stored. What is not set is chosen by the first slice; ``None`` means "without".
+
+    Attributes
+    ----------
+    dtype
+        Type of the stored values, as numpy names it; ``string`` and ``bytes`` for those of any length.
+    chunks, shards
+        Sizes of a chunk, and of a shard, in format 3 a file of many chunks: a list in the order of the dimensions,
+        or a mapping by their names.
+    compressors, compressor
+        Codecs from bytes to bytes: one or a list; ``None``: uncompressed. In format 2 there can be one.
+    filters
+        Codecs before that: in format 3 those from arrays to arrays.
+    serializer
+        In format 3 the codec from an array to bytes.
+    fill_value
+        What stands for a missing value, and fills chunks that are not there; ``NaN`` may be text.
+    scale_factor, add_offset
+        Packing: a value is stored as ``(value - add_offset) / scale_factor``.
+    units, calendar
+        Of times and durations, as CF has them; of other numbers, ``units`` is an attribute and none of these.
+    dimension_separator, chunk_key_encoding
+        How keys of chunks are made: ``.`` or ``/``; or as zarr-python names it.
+    """
+
+    dtype: Any = UNSET
+    chunks: Sizes = UNSET
+    shards: Sizes = UNSET
+    compressors: Any = UNSET
+    compressor: Any = UNSET
+    filters: Any = UNSET
+    serializer: Any = UNSET
+    fill_value: Any = UNSET
+    scale_factor: float | UnsetType | None = UNSET
+    add_offset: float | UnsetType | None = UNSET
+    units: str | UnsetType = UNSET
+    calendar: str | UnsetType = UNSET
+    dimension_separator: Literal[".", "/"] | UnsetType = UNSET
+    chunk_key_encoding: Any = UNSET
+
+
+class VariableSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of one variable.
+
+    Attributes
+    ----------
+    encoding
+        How it is to be stored.
+    """
+
+    encoding: EncodingSettings = EncodingSettings()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +96,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Format of a new cube, 2 by default; an existing one keeps its own.
     if_exists
         What to do with a slice whose labels are all in the cube: ``error``, or ``skip`` it.
+    included_variables, excluded_variables
+        Names of variables, or patterns such as ``sst_*``, of a slice: those to take, all by default, and of these
+        those to leave.
+    missing_variables
+        What to do with a slice that lacks a variable: ``refuse`` it, or ``fill`` the variable with missing values.
+    variables
+        What holds for single variables, by name, and for all of them by ``*``: `VariableSettings`.
+    on_overflow
+        What to do with a number that its type or packing cannot hold: ``error``, ``clip`` it to the nearest that can
+        be held, or ``mask`` it as missing.
+    write_empty_chunks
+        Whether chunks in which every value is the fill value are written.
+    checksum
+        Whether chunks of a new cube carry a CRC32C checksum, which format 3 has.
+    attrs_update_mode
+        What becomes of the cube's attributes when it grows: ``keep`` them, ``replace`` them by the slice's,
+        ``update`` them with the slice's, or ``ignore`` those of slices, of the first one too.
     slice_size
         Labels of a slice: ``chunk``, as many as a chunk of the cube; ``aligned``, a whole number of chunks; ``any``,
         for which the last chunk is read and written again.
@@ -61,6 +139,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     append_step: str | int | float | None = None
     zarr_format: Literal[2, 3] | None = None
     if_exists: Literal["error", "skip"] = "error"
+    included_variables: list[str] = msgspec.field(default_factory=list)
+    excluded_variables: list[str] = msgspec.field(default_factory=list)
+    missing_variables: Literal["refuse", "fill"] = "refuse"
+    variables: dict[str, VariableSettings] = msgspec.field(default_factory=dict)
+    on_overflow: Overflow = "error"
+    write_empty_chunks: bool = True
+    checksum: bool = False
+    attrs_update_mode: Literal["keep", "replace", "update", "ignore"] = "keep"
     slice_size: Literal["chunk", "aligned", "any"] = "chunk"
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     lock_timeout: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -91,16 +177,31 @@ def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings:
     merged: dict[str, Any] = {}
     for config in configs:
         if isinstance(config, Mapping):
-            merged |= _checked(dict(config), "configuration")
+            merged = _merged(merged, _checked(config, "configuration"))
         elif isinstance(config, (str, os.PathLike)):
-            merged |= _checked(_read(os.fspath(config)), os.fspath(config))
+            merged = _merged(merged, _checked(_read(os.fspath(config)), os.fspath(config)))
         else:
             raise UsageError(f"a configuration must be a file or a mapping, not {type(config).__name__}")
     given = {name: value for name, value in settings.items() if value is not None}
-    return msgspec.convert(merged | _checked(given, "settings"), Settings)
+    return msgspec.convert(_merged(merged, _checked(given, "settings")), Settings)
 
 
-def _checked(values: dict[str, Any], origin: str) -> dict[str, Any]:
+def _merged(values: Any, over: Any) -> Any:
+    """Return `values` with those of `over` over them, name by name, as deep as there are names."""
+    if not isinstance(values, dict) or not isinstance(over, dict):
+        return over
+    return {**values, **{name: _merged(values.get(name), value) for name, value in over.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with mappings as `dict` and numbers of numpy as those of Python, which are exact."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _checked(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    values: dict[str, Any] = _plain(given)
     known = Settings.__struct_fields__
     for alias, name in ALIASES.items():
         if alias in values:
@@ -109,15 +210,35 @@ def _checked(values: dict[str, Any], origin: str) -> dict[str, Any]:
             values = {name if key == alias else key: value for key, value in values.items()}
     for name in values:
         if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(known)}"
-            raise UsageError(f"{origin}: unknown setting {name!r}{hint}")
+            raise UsageError(f"{origin}: unknown setting {name!r}{_hint(name, known)}")
+    variables = values.get("variables")
+    for name, variable in variables.items() if isinstance(variables, dict) else ():
+        # One by one: msgspec does not say which of a mapping's values it means.
+        _check({"variables": {name: variable}}, origin, f"variables.{name}")
+    _check(values, origin, "")
+    return values
+
+
+def _check(values: dict[str, Any], origin: str, prefix: str) -> None:
     try:
         msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         why, _, where = str(error).partition(" - at `$.")
-        raise UsageError(f"{origin}: setting {where.rstrip('`') or '?'}: {why[:1].lower()}{why[1:]}") from None
-    return values
+        where = prefix + (where.rstrip("`").removeprefix("variables[...]") if prefix else where.rstrip("`"))
+        _, _, unknown = why.partition("contains unknown field ")
+        if unknown:
+            name, known = unknown.strip("`"), _fields_at(where)
+            raise UsageError(f"{origin}: {where}: unknown name {name!r}{_hint(name, known)}") from None
+        raise UsageError(f"{origin}: setting {where or '?'}: {why[:1].lower()}{why[1:]}") from None
+
+
+def _fields_at(where: str) -> tuple[str, ...]:
+    return (EncodingSettings if where.endswith(".encoding") else VariableSettings).__struct_fields__
+
+
+def _hint(name: object, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(known)}"
 
 
 def _read(path: str) -> dict[str, Any]:

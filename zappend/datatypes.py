@@ -39,6 +39,13 @@ STRING = np.dtype("O")
 """In memory a variable-length string is a Python object; which kind, the codec says."""
 
 
+BYTES = np.dtype("O", metadata={"vlen": bytes})
+
+
+def is_bytes(dtype: np.dtype[Any]) -> bool:
+    return dtype == STRING and (dtype.metadata or {}).get("vlen") is bytes
+
+
 def is_variable_length(dtype: np.dtype[Any]) -> bool:
     """Tell whether values of `dtype` are Python strings of any length."""
     return dtype == STRING

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from zappend.datatypes import is_bytes
+
 __all__ = [
     "Block",
     "Encoding",
@@ -22,8 +24,14 @@ __all__ = [
     "fill_missing",
     "is_cftime",
     "is_missing",
+    "is_storable",
+    "is_time_unit",
+    "kind_of",
+    "kind_of_type",
+    "outside_of",
     "refusal",
     "same",
+    "same_units",
     "show",
 ]
 
@@ -79,12 +87,17 @@ class Encoding:
     @property
     def is_time(self) -> bool:
         """Whether the stored numbers are times since an epoch."""
-        return is_time_unit(self.attrs.get("units"))
+        return self.dtype.kind == "M" or is_time_unit(self.attrs.get("units"))
 
     @property
     def is_duration(self) -> bool:
         """Whether the stored numbers are durations that xarray decodes as such."""
-        return str(self.attrs.get("dtype", "")).startswith("timedelta64")
+        return self.dtype.kind == "m" or str(self.attrs.get("dtype", "")).startswith("timedelta64")
+
+    @property
+    def kind(self) -> str:
+        """What the stored values are, in the words of `kind_of`."""
+        return "times" if self.is_time else "durations" if self.is_duration else kind_of_type(self.dtype)
 
     @property
     def calendar(self) -> str:
@@ -95,6 +108,11 @@ class Encoding:
     @property
     def unit_nanoseconds(self) -> int:
         """Length of one stored unit of a time or duration; `EncodingError` for months and years, which have none."""
+        if self.dtype.kind in "mM":
+            unit, count = np.datetime_data(self.dtype)
+            if unit in ("Y", "M", "ps", "fs", "as", "generic"):
+                raise EncodingError(f"the unit {unit!r} is no whole number of nanoseconds")
+            return int(np.array(count, f"m8[{unit}]").astype("m8[ns]").astype("i8"))
         unit = str(self.attrs["units"]).strip().split()[0].lower()
         if unit not in UNITS:
             raise EncodingError(f"the unit {unit!r} has no fixed length")
@@ -157,12 +175,63 @@ def is_time_unit(units: Any) -> bool:
     return isinstance(units, str) and " since " in units
 
 
+def same_units(a: Any, b: Any) -> bool:
+    """Tell whether two units are one: by their words, or as times since one epoch."""
+    if a == b or a is None or b is None:
+        return bool(a == b)
+    (unit, _, since), (other, _, other_since) = (str(units).strip().partition(" since ") for units in (a, b))
+    if UNITS.get(unit.lower(), unit) != UNITS.get(other.lower(), other) or bool(since) != bool(other_since):
+        return False
+    try:
+        return not since or bool(np.datetime64(since.strip()) == np.datetime64(other_since.strip()))
+    except ValueError:
+        return since.split() == other_since.split()
+
+
 def is_cftime(values: Block) -> bool:
     """Tell whether `values` are dates of cftime, judged by the first that is there."""
     if values.dtype != object:
         return False
     first = next((value for value in values.flat if value is not None), None)
     return type(first).__module__.startswith("cftime")
+
+
+KINDS = {
+    "M": "times",
+    "m": "durations",
+    "b": "booleans",
+    "i": "numbers",
+    "u": "numbers",
+    "f": "numbers",
+    "c": "complex numbers",
+    "U": "strings",
+    "T": "strings",
+    "O": "strings",
+    "S": "bytes",
+    "V": "raw bytes",
+}
+
+WIDENED = {("booleans", "numbers"), ("numbers", "complex numbers")}
+"""What can be stored as another kind, and as which."""
+
+
+def kind_of_type(dtype: np.dtype[Any]) -> str:
+    """Return what values of `dtype` are, in the words of `kind_of`; objects are strings unless they are bytes."""
+    return "bytes" if is_bytes(dtype) else KINDS[dtype.kind]
+
+
+def kind_of(values: Block) -> str:
+    """Return what decoded `values` are: times, durations, numbers, booleans, strings, bytes, judged by the first."""
+    if is_cftime(values):
+        return "times"
+    if values.dtype == object and isinstance(next((v for v in values.flat if v is not None), None), bytes):
+        return "bytes"
+    return kind_of_type(values.dtype)
+
+
+def is_storable(kind: str, target: str) -> bool:
+    """Tell whether values of one `kind` can be stored as the kind `target`."""
+    return kind == target or (kind, target) in WIDENED
 
 
 def is_missing(values: Block) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -210,15 +279,15 @@ def cast_exactly(numbers: Block, dtype: np.dtype[Any], values: Block) -> Block:
     """
     if numbers.dtype == dtype:
         return numbers
+    outside = outside_of(numbers, dtype)
+    if outside.any() and dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        raise refusal(f"outside of what {dtype} holds, which is {info.min} to {info.max}", values, outside)
+    if outside.any():
+        raise refusal(f"too large for {dtype}", values, outside)
     with np.errstate(all="ignore"):
         cast = numbers.astype(dtype)
         if dtype.kind in "iu":
-            info = np.iinfo(dtype)
-            outside = (numbers < info.min) | (numbers > info.max)
-            if numbers.dtype.kind == "f":
-                outside |= ~np.isfinite(numbers) | (numbers >= float(info.max) + 1)
-            if outside.any():
-                raise refusal(f"outside of what {dtype} holds, which is {info.min} to {info.max}", values, outside)
             wrong = cast != numbers
             if wrong.any():
                 raise refusal(f"not a whole number, as {dtype} needs", values, wrong)
@@ -227,11 +296,19 @@ def cast_exactly(numbers: Block, dtype: np.dtype[Any], values: Block) -> Block:
             wrong = (back.astype(numbers.dtype) != numbers) | (back >= float(np.iinfo(numbers.dtype).max) + 1)
             if wrong.any():
                 raise refusal(f"not exact in {dtype}", values, wrong)
-        else:
-            wrong = np.isinf(cast) & ~np.isinf(numbers)
-            if wrong.any():
-                raise refusal(f"too large for {dtype}", values, wrong)
     return cast
+
+
+def outside_of(numbers: Block, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which of `numbers` `dtype` is too small for; whole numbers have no infinity and no NaN."""
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        outside = (numbers < info.min) | (numbers > info.max)
+        if numbers.dtype.kind == "f":
+            outside |= ~np.isfinite(numbers) | (numbers >= float(info.max) + 1)
+        return np.asarray(outside)
+    with np.errstate(all="ignore"):
+        return np.asarray(np.isinf(numbers.astype(dtype)) & ~np.isinf(numbers))
 
 
 def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding) -> Block:

@@ -70,6 +70,10 @@ class Array:
             return self.fill_value
         return "" if is_variable_length(self.dtype) else np.zeros((), self.dtype)[()]
 
+    @property
+    def inner_chunks(self) -> tuple[int, ...]:
+        return self.chunks
+
     def resized(self, axis: int, size: int) -> Array:
         """Return this array with `size` along `axis`."""
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
@@ -112,10 +116,24 @@ class Cube:
     arrays: Mapping[str, Array]
     root: Mapping[str, Json] = field(repr=False)
 
-    def documents(self, changed: Iterable[Array], *, created: bool = False) -> dict[str, bytes]:
+    def with_attrs(self, attrs: Json) -> Cube:
+        """Return this cube with `attrs` as attributes of the group."""
+        root = dict(self.root)
+        if self.zarr_format == 3:
+            root["zarr.json"] = {**root["zarr.json"], "attributes": attrs}
+        else:
+            root = {".zattrs": attrs, **{key: value for key, value in root.items() if key != ".zattrs"}}
+            if ".zmetadata" in root:
+                root[".zmetadata"] = _consolidate(root[".zmetadata"], {".zattrs": attrs})
+        return replace(self, attrs=attrs, root=root)
+
+    def documents(
+        self, changed: Iterable[Array], *, created: bool = False, attrs_changed: bool = False
+    ) -> dict[str, bytes]:
         """Return the documents that make `changed` the arrays of this name, by key, the root last.
 
-        With `created`, all documents of the arrays and of the root; else only those that a change of shape changes.
+        With `created`, all documents of the arrays and of the root; else only those that a change of shape changes,
+        and with `attrs_changed` those that hold the attributes of the group.
         """
         out: dict[str, bytes] = {}
         consolidated: Json = {}
@@ -129,10 +147,10 @@ class Cube:
         if self.consolidated:
             name = "zarr.json" if self.zarr_format == 3 else ".zmetadata"
             root[name] = _consolidate(root[name], consolidated)
-            if not created:
-                out[name] = dump(root[name])
-        if created:
-            out.update((name, dump(document)) for name, document in root.items())
+        written = set(root) if created else {"zarr.json", ".zmetadata"} if self.consolidated else set()
+        if attrs_changed:
+            written |= {"zarr.json", ".zattrs"}
+        out.update((name, dump(document)) for name, document in root.items() if name in written)
         return out
 
 

@@ -12,37 +12,30 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
+from zappend.agreement import check_encodings
 from zappend.checks import (
     append_size,
     constant_problems,
     cube_size,
+    filled,
     label_problems,
     refuse,
     size_problems,
     structure_problems,
 )
-from zappend.codec import default_codecs
 from zappend.config import Settings
-from zappend.datatypes import is_variable_length
+from zappend.creation import create_array
 from zappend.encoding import Block, Encoding, EncodingError
 from zappend.errors import UsageError
-from zappend.metadata import Array, Cube, encodings_of, new_array, new_cube
-from zappend.slices import Slice, SliceVariable
+from zappend.metadata import Array, Cube, encodings_of, new_cube
+from zappend.slices import Slice
+from zappend.variables import check_names, encoding_settings
 
 __all__ = ["ArrayWrite", "ChunkWrite", "Plan", "plan_append", "plan_creation"]
 
 Region = tuple[slice, ...]
 
 DEFAULT_FORMAT = 2
-
-LABELS_PER_CHUNK = 131072
-"""Labels, or elements of their bounds, in one chunk of a new cube: few chunks to read, and 1 MiB to write."""
-
-SMALLEST_CHUNK, BEST_CHUNK, LARGEST_CHUNK = 2**18, 2**24, 2**26
-"""Bytes of a chunk of a new cube: a source's are kept between the outer two, else at most the middle one."""
-
-STRING_SIZE = 32
-"""Bytes that a string of any length is taken to have."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +124,8 @@ class Plan:
         Whether the cube is new.
     start, stop
         Where the slice's labels come to lie along the append dimension.
+    new
+        The slice, as it is written: with variables that it lacks filled.
     writes
         The variables, in the order of the slice.
     documents
@@ -142,6 +137,7 @@ class Plan:
     creates: bool
     start: int
     stop: int
+    new: Slice
     writes: tuple[ArrayWrite, ...]
     documents: Mapping[str, bytes]
     cube: Cube
@@ -164,41 +160,40 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
     ------
     SliceError
         If a cube cannot begin with this slice.
+    UsageError
+        If the settings contradict the slice, or each other.
     """
     dim = settings.append_dim
     size = append_size(new, dim)
+    check_names(settings, new.variables, f"slice {new.name}")
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
-    few_chunks = new.along(dim)
-    cube = new_cube(zarr_format, dict(new.attrs))
+    labels_and_bounds = new.along(dim)
+    cube = new_cube(zarr_format, dict(new.attrs) if settings.attrs_update_mode != "ignore" else {})
     problems: list[str] = []
     writes = []
-    for variable in new.variables.values():
+    for name, variable in new.variables.items():
         try:
-            encoding = variable.new_encoding()
+            array, encoding = create_array(
+                variable,
+                zarr_format,
+                encoding_settings(settings, name, variable, variable.dims, is_data=name not in new.coords),
+                dim=dim,
+                is_label=name in labels_and_bounds,
+                is_coord=name in new.coords,
+                checksum=settings.checksum,
+            )
         except EncodingError as error:
-            problems.append(f"variable {variable.name!r}: {error}")
+            problems.append(f"variable {name!r}: {error}")
             continue
-        axis = variable.dims.index(dim) if dim in variable.dims else None
-        fill = encoding.attrs.get("_FillValue")
-        array = new_array(
-            variable.name,
-            zarr_format,
-            shape=variable.shape,
-            chunks=_choose_chunks(variable, encoding, axis, few=variable.name in few_chunks),
-            dims=variable.dims,
-            dtype=encoding.dtype,
-            fill_value=fill,
-            attrs={**variable.attrs, **encoding.attrs},
-            codecs=default_codecs(zarr_format, encoding.dtype),
-        )
-        writes.append(ArrayWrite(array, encoding, axis, 0))
+        writes.append(ArrayWrite(array, encoding, variable.dims.index(dim) if dim in variable.dims else None, 0))
+    arrays = {write.array.name: write.array for write in writes}
+    cube = replace(cube, arrays=arrays)
     if not problems:
         labels = next((write.encoding for write in writes if write.array.name == dim), None)
         problems += label_problems(new, settings, labels, None)
+        problems += size_problems(cube, new, dim, 0, size, settings)
     refuse(new, problems)
-    arrays = {write.array.name: write.array for write in writes}
-    documents = cube.documents(arrays.values(), created=True)
-    return Plan(True, 0, size, tuple(writes), documents, replace(cube, arrays=arrays))
+    return Plan(True, 0, size, new, tuple(writes), cube.documents(arrays.values(), created=True), cube)
 
 
 def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, constants: Mapping[str, Block]) -> Plan:
@@ -222,7 +217,7 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
     SliceError
         If the slice does not fit; the message names every difference.
     TargetError, UsageError
-        If the cube cannot be appended to along this dimension, or another format is asked for than it has.
+        If the cube cannot be appended to along this dimension, or another format or encoding is asked for than it has.
     """
     dim = settings.append_dim
     if settings.zarr_format not in (None, cube.zarr_format):
@@ -230,8 +225,11 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
     old_size = cube_size(cube, dim)
     size = append_size(new, dim)
     encodings = encodings_of(cube)
-    problems = structure_problems(cube, new, dim)
+    check_names(settings, cube.arrays, "the target")
+    check_encodings(cube, new, encodings, settings)
+    problems = structure_problems(cube, new, encodings, settings)
     if not problems:
+        new = filled(cube, new, encodings, dim)
         problems += constant_problems(new, encodings, constants)
         problems += label_problems(new, settings, encodings.get(dim) if new.labelled(dim) else None, tail)
         problems += size_problems(cube, new, dim, old_size, size, settings)
@@ -244,30 +242,8 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
             writes.append(ArrayWrite(array.resized(axis, old_size + size), encodings[name], axis, old_size))
     arrays = {write.array.name: write.array for write in writes}
     grown = replace(cube, arrays={**cube.arrays, **arrays})
-    return Plan(False, old_size, old_size + size, tuple(writes), cube.documents(arrays.values()), grown)
-
-
-# Choices for a new cube.
-
-
-def _choose_chunks(variable: SliceVariable, encoding: Encoding, axis: int | None, *, few: bool) -> tuple[int, ...]:
-    """Return the shape of a chunk: the slice's size along the append dimension, a good number of bytes altogether."""
-    shape = [max(size, 1) for size in variable.shape]
-    itemsize = STRING_SIZE if is_variable_length(encoding.dtype) else encoding.dtype.itemsize
-    if axis is not None and few:
-        row = math.prod(shape) // shape[axis]
-        shape[axis] = max(shape[axis], LABELS_PER_CHUNK // row)
-        return tuple(shape)
-    if (source := variable.source_chunks) is not None:
-        kept = [
-            min(chunk, size) if i != axis else size for i, (chunk, size) in enumerate(zip(source, shape, strict=True))
-        ]
-        if SMALLEST_CHUNK <= math.prod(kept) * itemsize <= LARGEST_CHUNK:
-            return tuple(kept)
-    while math.prod(shape) * itemsize > BEST_CHUNK:
-        others = [size if i != axis else 1 for i, size in enumerate(shape)]
-        largest = max(range(len(shape)), key=others.__getitem__)
-        if others[largest] == 1:
-            break
-        shape[largest] = math.ceil(shape[largest] / 2)
-    return tuple(shape)
+    if settings.attrs_update_mode in ("replace", "update"):
+        kept = cube.attrs if settings.attrs_update_mode == "update" else {}
+        grown = grown.with_attrs({**kept, **new.attrs})
+    documents = grown.documents(arrays.values(), attrs_changed=grown.attrs != cube.attrs)
+    return Plan(False, old_size, old_size + size, new, tuple(writes), documents, grown)

@@ -11,13 +11,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zappend.cf import choose_encoding, to_stored
+from zappend.cf import to_stored
 from zappend.datatypes import STRING
-from zappend.encoding import Block, Encoding, encoding_attrs, is_cftime
+from zappend.encoding import Block, Encoding, encoding_attrs, is_missing, kind_of, kind_of_type
 from zappend.errors import SliceError, UsageError
 
 if TYPE_CHECKING:
@@ -95,17 +96,15 @@ class SliceVariable:
                 f"slice {self.slice_name}: variable {self.name!r} cannot be read: {_first_line(error)}"
             ) from error
 
-    def new_encoding(self) -> Encoding:
-        """Return how a new cube stores this variable."""
-        if self.source is not None and self.dtype.kind in "iufc":
-            attrs = dict(self.source.attrs)
-            dtype = self.source.dtype
-            if dtype.kind == "f" and "_FillValue" not in attrs:
-                attrs["_FillValue"] = np.nan
-            return Encoding(dtype.newbyteorder("<"), attrs)
+    @cached_property
+    def kind(self) -> str:
+        """What the values mean, in the words of `zappend.encoding.kind_of`."""
+        if self.source is not None:
+            return self.source.kind
+        if self.dtype.kind != "O":
+            return kind_of_type(self.dtype)
         first = self.read(tuple(slice(0, 1) for _ in self.dims))
-        is_exact = first.dtype.kind in "mM" or is_cftime(first)  # any unit that all of them need
-        return choose_encoding(self.read() if is_exact else first, self.wanted)
+        return kind_of(self.read() if is_missing(first).all() else first)
 
     def stored(self, target: Encoding) -> Block:
         """Return all values as they are stored under `target`."""

@@ -38,8 +38,16 @@ FINER_UNITS = ("milliseconds", "microseconds", "nanoseconds")
 DEFAULT_EPOCH = "1970-01-01"
 
 
-def choose_time_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
-    """Return how times or durations are stored in a new array: as `wanted` if that holds them all, else finer."""
+def choose_time_encoding(values: Block, wanted: Mapping[str, Any], *, exactly: bool = False) -> Encoding:
+    """Return how times or durations are stored in a new array: as `wanted` if that holds them all, else finer.
+
+    With `exactly` the type and the units of `wanted` are the only ones that will do.
+
+    Raises
+    ------
+    EncodingError
+        If no units can hold all values.
+    """
     named = wanted.get("dtype")
     dtype = np.dtype(named) if named is not None and np.dtype(named).kind in "iuf" else np.dtype("<i8")
     attrs = encoding_attrs({key: wanted[key] for key in ("_FillValue", "missing_value") if key in wanted}, dtype)
@@ -55,11 +63,13 @@ def choose_time_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
     else:
         attrs["dtype"] = str(np.dtype(values.dtype))
     first = str(wanted["units"]).split(" since ")[0].strip() if wanted.get("units") else FINER_UNITS[0]
-    for unit in dict.fromkeys((first, *FINER_UNITS)):
-        encoding = Encoding(dtype if unit == first else np.dtype("<i8"), {**attrs, "units": unit + since})
+    for unit in (first,) if exactly and wanted.get("units") else dict.fromkeys((first, *FINER_UNITS)):
+        encoding = Encoding(dtype if exactly or unit == first else np.dtype("<i8"), {**attrs, "units": unit + since})
         try:
             encode_times(values, encoding)
         except EncodingError:
+            if exactly:
+                raise
             continue
         return encoding
     raise EncodingError(f"no unit of time since {since.removeprefix(' since ')} can hold all values exactly")
@@ -67,6 +77,8 @@ def choose_time_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
 
 def encode_times(values: Block, target: Encoding) -> Block:
     """Return times or durations as they are stored under `target`; raise `EncodingError` if one is not exact."""
+    if target.dtype.kind in "mM":
+        return _to_native(values, target)
     if values.dtype.kind not in "Mm" and not is_cftime(values):
         if not (values.size and is_missing(values).all()):
             raise EncodingError(f"values of type {values.dtype} are no times, which {target.attrs['units']!r} needs")
@@ -84,6 +96,17 @@ def encode_times(values: Block, target: Encoding) -> Block:
         if target.dtype.kind == "f":  # xarray decodes floats by way of float nanoseconds, which can lose digits
             _check_decoding(stored[~missing], values[~missing], target)
     return fill_missing(stored, values, missing, target)
+
+
+def _to_native(values: Block, target: Encoding) -> Block:
+    """Return times or durations in one of NumPy's own types for them, which Zarr has, too."""
+    if values.dtype.kind != target.dtype.kind:
+        raise EncodingError(f"values of type {values.dtype} cannot be stored as {target.dtype}")
+    stored = values.astype(target.dtype)
+    wrong = ~is_missing(values) & ((stored.astype(values.dtype) != values) | is_missing(stored))
+    if wrong.any():
+        raise refusal(f"cannot be expressed exactly as {target.dtype}", values, wrong)
+    return stored
 
 
 def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | None:

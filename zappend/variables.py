@@ -1,0 +1,228 @@
+"""What the settings say of single variables: which of a slice are taken, and how each is to be stored.
+
+An encoding under a variable's own name holds for it as it stands. One under ``*`` holds for all variables that it can
+mean something for, and there only where the own name says nothing:
+
+* codecs and keys of chunks, for all; filters and the serializer, for all but strings and bytes of any length;
+* units and calendar, for times;
+* chunks and shards, for data variables; as a list, for those with as many dimensions;
+* type, packing and fill value, for data variables that hold numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET
+from msgspec.structs import asdict
+
+from zappend.config import EncodingSettings, Settings
+from zappend.datatypes import BYTES, STRING, is_bytes, is_variable_length
+from zappend.encoding import Encoding
+from zappend.errors import SliceError, UsageError
+from zappend.slices import RELATED, Slice, SliceVariable
+
+__all__ = ["check_names", "encoding_settings", "fill_number", "named_type", "select", "sizes_of", "type_name"]
+
+ALL = "*"
+
+TYPES = {"str": STRING, "string": STRING, "object": STRING, "bytes": BYTES}
+
+TEXT_NUMBERS = {"nan": math.nan, "infinity": math.inf, "-infinity": -math.inf, "inf": math.inf, "-inf": -math.inf}
+
+FIXED_SIZE = ("filters", "serializer")
+TIMES = ("units", "calendar")
+SIZES = ("chunks", "shards")
+NUMBERS = ("dtype", "scale_factor", "add_offset", "fill_value")
+
+SAME = {"compressor": "compressors", "dimension_separator": "chunk_key_encoding"}
+"""Settings that are one, of which one at most can be given."""
+
+
+# Which variables.
+
+
+def select(new: Slice, settings: Settings) -> Slice:
+    """Return the slice with those variables that are included and not excluded, and without references to others.
+
+    Raises
+    ------
+    SliceError
+        If a variable that is to be included is not there.
+    """
+    included, excluded = settings.included_variables, settings.excluded_variables
+    if not included and not excluded:
+        return new
+    lacking = [name for name in included if not any(fnmatchcase(there, name) for there in new.variables)]
+    if lacking:
+        raise SliceError(
+            f"slice {new.name}: it has no variable {', '.join(map(repr, lacking))}, which included_variables names; "
+            f"it has {', '.join(map(repr, new.variables))}"
+        )
+    taken = {
+        name: variable
+        for name, variable in new.variables.items()
+        if (not included or _matches(name, included)) and not _matches(name, excluded)
+    }
+    gone = new.variables.keys() - taken.keys()
+    kept = {name: replace(variable, attrs=_without(variable.attrs, gone)) for name, variable in taken.items()}
+    used = {dim for variable in kept.values() for dim in variable.dims}
+    return replace(
+        new,
+        sizes={dim: size for dim, size in new.sizes.items() if dim in used},
+        variables=kept,
+        coords=new.coords & kept.keys(),
+        attrs=_without(new.attrs, gone),
+    )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _without(attrs: Mapping[str, Any], gone: Iterable[str]) -> dict[str, Any]:
+    """Return `attrs` without references to the variables `gone`."""
+    kept = dict(attrs)
+    for key in (*RELATED, "coordinates"):
+        names = str(attrs.get(key, "")).split()
+        if not any(name.rstrip(":") in gone for name in names):
+            continue
+        left = [name for name in names if name not in gone] if key == "coordinates" else []
+        if left:
+            kept[key] = " ".join(left)
+        else:
+            del kept[key]
+    return kept
+
+
+# How they are stored.
+
+
+def check_names(settings: Settings, known: Iterable[str], where: str) -> None:
+    """Raise `UsageError` if the settings speak of a variable that is not among those `known`."""
+    known = list(known)
+    for name in settings.variables:
+        if name != ALL and name not in known and not _matches(name, settings.excluded_variables):
+            raise UsageError(
+                f"setting variables.{name}: {where} has no variable {name!r}; it has {', '.join(map(repr, known))}"
+            )
+
+
+def encoding_settings(
+    settings: Settings, name: str, holds: SliceVariable | Encoding, dims: tuple[str, ...], *, is_data: bool
+) -> EncodingSettings:
+    """Return what the settings say of how one variable is to be stored.
+
+    Parameters
+    ----------
+    settings
+        The settings of the append.
+    name, dims
+        Of the variable.
+    holds
+        A variable of a slice, or how one is stored: what tells what it holds.
+    is_data
+        Whether it is a data variable, and no coordinate.
+
+    Raises
+    ------
+    UsageError
+        If two settings that are one are both given.
+    """
+    kind, has_fixed_size = holds.kind, holds.dtype.kind not in "OUT"
+    own = _one_name(settings, name)
+    common = _one_name(settings, ALL)
+    for key in list(common):
+        value = common[key]
+        if (
+            (key in FIXED_SIZE and not has_fixed_size)
+            or (key in TIMES and kind not in ("times", "durations"))
+            or (key in SIZES and (not is_data or (isinstance(value, list) and len(value) != len(dims))))
+            or (key in NUMBERS and not (is_data and kind in ("numbers", "complex numbers")))
+        ):
+            del common[key]
+        elif key in SIZES and isinstance(value, dict):
+            common[key] = {dim: size for dim, size in value.items() if dim in dims}
+    return EncodingSettings(**(common | own))
+
+
+def _one_name(settings: Settings, name: str) -> dict[str, Any]:
+    """Return what is set under `name`, settings that are one under one name."""
+    variable = settings.variables.get(name)
+    given = {} if variable is None else {k: v for k, v in asdict(variable.encoding).items() if v is not UNSET}
+    for alias, key in SAME.items():
+        if alias in given and key in given:
+            raise UsageError(
+                f"setting variables.{name}.encoding: {alias!r} and {key!r} are one setting; give one of them"
+            )
+        if alias in given:
+            given[key] = given.pop(alias)
+    return given
+
+
+def sizes_of(
+    wanted: Any, variable: str, setting: str, dims: tuple[str, ...], whole: tuple[int | None, ...]
+) -> tuple[int | None, ...]:
+    """Return what ``chunks`` or ``shards`` says of each dimension, ``None`` where it says nothing.
+
+    ``None`` and -1 in the setting are the dimension's size in the first slice, which `whole` has.
+
+    Raises
+    ------
+    UsageError
+        If it names dimensions that the variable does not have, or has another number of them.
+    """
+    where = f"setting variables.{variable}.encoding.{setting}"
+    if wanted is UNSET:
+        return (None,) * len(dims)
+    if wanted is None:
+        return whole
+    if isinstance(wanted, dict):
+        if strange := [dim for dim in wanted if dim not in dims]:
+            raise UsageError(f"{where}: the variable has no dimension {strange[0]!r}; it has {', '.join(dims)}")
+        given: list[Any] = [wanted.get(dim, UNSET) for dim in dims]
+    else:
+        given = list(wanted) if isinstance(wanted, list) else [wanted] * len(dims)
+        if len(given) != len(dims):
+            raise UsageError(f"{where}: {given} has {len(given)} sizes, and the variable {len(dims)} dimensions {dims}")
+    for number in given:
+        if isinstance(number, int) and number < 1 and number != -1:
+            raise UsageError(f"{where}: a size must be at least 1, not {number}")
+    return tuple(
+        None if number is UNSET else size if number in (None, -1) else number
+        for number, size in zip(given, whole, strict=True)
+    )
+
+
+def named_type(wanted: Any) -> np.dtype[Any]:
+    """Return the type that the setting ``dtype`` names, of stored values; raise `TypeError` if there is none such."""
+    if wanted is str or wanted is bytes:
+        wanted = wanted.__name__
+    if isinstance(wanted, str) and wanted in TYPES:
+        return TYPES[wanted]
+    dtype = np.dtype(wanted)
+    if dtype.kind == "T" or (dtype.kind == "U" and not dtype.itemsize):
+        return STRING
+    if dtype.kind not in "biufcOUSmM" or not dtype.itemsize or np.dtype(dtype.str) != dtype:
+        raise TypeError("Zarr has no such type")
+    if dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic":
+        raise TypeError(f"times of numpy need a unit, such as {dtype.name}[ms]")
+    little: np.dtype[Any] = dtype.newbyteorder("<")
+    return little
+
+
+def type_name(dtype: np.dtype[Any]) -> str:
+    """Return how the setting ``dtype`` names a type; byte order is no part of it."""
+    if is_variable_length(dtype):
+        return "bytes" if is_bytes(dtype) else "string"
+    return str(dtype.newbyteorder("="))
+
+
+def fill_number(value: Any) -> Any:
+    """Return a fill value as it is meant: JSON has NaN and infinity only as text."""
+    return TEXT_NUMBERS.get(value.lower(), value) if isinstance(value, str) else value
