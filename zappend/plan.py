@@ -13,10 +13,10 @@ from functools import cached_property
 from itertools import product
 
 from zappend.checks import (
-    append_size,
     constant_problems,
     cube_size,
     label_problems,
+    own_problems,
     refuse,
     size_problems,
     structure_problems,
@@ -166,7 +166,8 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
         If a cube cannot begin with this slice.
     """
     dim = settings.append_dim
-    size = append_size(new, dim)
+    refuse(new, own_problems(new, settings))
+    size = new.sizes[dim]
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
     few_chunks = new.along(dim)
     cube = new_cube(zarr_format, dict(new.attrs))
@@ -225,10 +226,11 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
         If the cube cannot be appended to along this dimension, or another format is asked for than it has.
     """
     dim = settings.append_dim
+    refuse(new, own_problems(new, settings, cube))
     if settings.zarr_format not in (None, cube.zarr_format):
         raise UsageError(f"the target has Zarr format {cube.zarr_format}, and zarr_format={settings.zarr_format}")
     old_size = cube_size(cube, dim)
-    size = append_size(new, dim)
+    size = new.sizes[dim]
     encodings = encodings_of(cube)
     problems = structure_problems(cube, new, dim)
     if not problems:
