@@ -31,7 +31,7 @@ SLICES: dict[str, tuple[Change, str]] = {
     "unsorted labels": (lambda d: d.isel(time=[1, 0]), "is not after the label before it"),
     "a missing label": (
         lambda d: d.assign_coords(time=d.time.where([True, False])),
-        "variable 'time': NaT at index [1]: a missing value cannot be stored",
+        "variable 'time': label 1 is missing: it is NaN, NaT or the fill value",
     ),
     "no labels": (lambda d: d.drop_vars(["time"]), "variable 'time' is missing"),
     "a wrong size": (lambda d: d.isel(time=slice(1)), "it has 1 labels along 'time', expected 2, as a chunk of 'a'"),

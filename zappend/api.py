@@ -137,7 +137,7 @@ def append(
     with Appender(storage.name, checked) as appender:
         for index, item in enumerate(items):
             try:
-                with open_slice(item, index) as new:
+                with open_slice(item, index, checked) as new:
                     if view is not None:
                         done.append(_append_to(view, appender, new, group))
                     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,20 +19,26 @@ from zappend.encoding import (
     same,
 )
 from zappend.errors import SliceError, TargetError
-from zappend.labels import check_labels, parse_step
+from zappend.labels import check_labels, label_faults, parse_step
 from zappend.metadata import Array, Cube
 from zappend.slices import Slice, SliceVariable
 
 __all__ = [
-    "append_size",
     "constant_problems",
     "cube_size",
     "filled",
     "label_problems",
+    "own_problems",
+    "reference_problems",
     "refuse",
     "size_problems",
     "structure_problems",
 ]
+
+REFERENCES = ("bounds", "climatology", "coordinates", "geometry", "grid_mapping")
+"""Attributes of CF that name variables without which values cannot be understood."""
+
+ANY_STEP = "append_step 'any' appends it all the same"
 
 STEP_TOLERANCE = 1e-3
 """Part of the least step of a coordinate by which it may differ from that of the cube."""
@@ -44,14 +50,65 @@ def refuse(new: Slice, problems: list[str]) -> None:
         raise SliceError(f"slice {new.name}: {'; '.join(problems)}")
 
 
-def append_size(new: Slice, dim: str) -> int:
-    """Return how many labels the slice has along `dim`; raise `SliceError` if it has none."""
+def own_problems(new: Slice, settings: Settings, cube: Cube | None = None) -> list[str]:
+    """Return what is wrong with the slice by itself; of what `cube` has, only to know which references matter.
+
+    The attributes of a later slice are compared, never stored. So the variables that they name must be there only where
+    the cube has them, and a cube whose own attributes name one that it lacks can be appended to.
+    """
+    dim = settings.append_dim
     if dim not in new.sizes:
         has = ", ".join(map(repr, new.sizes)) or "none at all"
-        raise SliceError(f"slice {new.name}: it has no dimension {dim!r} to append along; it has {has}")
-    if new.sizes[dim] == 0:
-        raise SliceError(f"slice {new.name}: its dimension {dim!r} is empty")
-    return new.sizes[dim]
+        problems = [f"it has no dimension {dim!r} to append along; it has {has}"]
+    elif new.sizes[dim] == 0:
+        problems = [f"its dimension {dim!r} is empty"]
+    else:
+        problems = _own_label_problems(new, settings)
+    return problems + reference_problems(new.variables, None if cube is None else cube.arrays)
+
+
+def _own_label_problems(new: Slice, settings: Settings) -> list[str]:
+    labels = new.labelled(settings.append_dim)
+    if labels is None or settings.append_step == "any":
+        return []
+    try:
+        faults = label_faults(labels.read(), labels.source or Encoding(labels.dtype, {}))
+    except TypeError as error:
+        return [f"variable {labels.name!r}: its labels have no order: {error}; {ANY_STEP}"]
+    return [f"variable {labels.name!r}: {', and '.join(faults)}; {ANY_STEP}"] if faults else []
+
+
+def reference_problems(variables: Mapping[str, SliceVariable], needed: Container[str] | None = None) -> list[str]:
+    """Return where attributes of `variables` name one that is not among them.
+
+    Only attributes without which values cannot be understood count. Others name what files leave out in practice:
+    ``cell_measures``, which may lie in other files, ``ancillary_variables``, and ``formula_terms``.
+
+    Parameters
+    ----------
+    variables
+        All that are to be written.
+    needed
+        Names that must be there if they are named; by default any.
+    """
+    holders: dict[tuple[str, str], list[str]] = {}
+    for variable in variables.values():
+        for key in REFERENCES:
+            value = variable.attrs.get(key)
+            for word in value.split() if isinstance(value, str) else ():
+                # In the long form of grid_mapping, "crs: x y", the colon tells a grid mapping from its coordinates.
+                name = word.rstrip(":")
+                if name not in variables and (needed is None or name in needed):
+                    holders.setdefault((name, key), []).append(variable.name)
+    problems = []
+    for (name, key), those in holders.items():
+        more = f" and {len(those) - 3} more" if len(those) > 3 else ""
+        problems.append(
+            f"variable {name!r} is missing, which the attribute {key} of {', '.join(map(repr, those[:3]))}{more} names"
+        )
+    if problems:
+        problems[-1] += "; add what is missing, or take its name out (xarray may keep such attributes in .encoding)"
+    return problems
 
 
 def cube_size(cube: Cube, dim: str) -> int:
@@ -191,16 +248,13 @@ def label_problems(new: Slice, settings: Settings, encoding: Encoding | None, ta
         return []
     labels = new.labelled(settings.append_dim)
     if labels is None or encoding is None:
-        return [
-            f"it has no coordinate {settings.append_dim!r}, so its order cannot be checked; "
-            f"append_step 'any' appends it all the same"
-        ]
+        return [f"it has no coordinate {settings.append_dim!r}, so its order cannot be checked; {ANY_STEP}"]
     try:
         stored = labels.stored(encoding)
     except EncodingError as error:
         return [f"variable {labels.name!r}: {error}"]
     why = check_labels(stored, stored[:0] if tail is None else tail, encoding, step)
-    return [f"{why}; append_step 'any' appends it all the same"] if why else []
+    return [f"{why}; {ANY_STEP}"] if why else []
 
 
 def size_problems(cube: Cube, new: Slice, dim: str, old_size: int, size: int, settings: Settings) -> list[str]:

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from zappend.errors import UsageError
 
-__all__ = ["ConfigLike", "EncodingSettings", "Overflow", "Settings", "VariableSettings", "load_settings"]
+__all__ = ["ConfigLike", "EncodingSettings", "Overflow", "Polling", "Settings", "VariableSettings", "load_settings"]
 
 ConfigLike = str | os.PathLike[str] | Mapping[str, Any]
 """A configuration: the path of a JSON, YAML or TOML file, or a mapping of names to values."""
@@ -81,6 +81,21 @@ class VariableSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     encoding: EncodingSettings = EncodingSettings()
 
 
+class Polling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How to wait for a slice.
+
+    Attributes
+    ----------
+    interval
+        Seconds from look to look.
+    timeout
+        Seconds after which it is given up.
+    """
+
+    interval: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    timeout: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of an append.
 
@@ -116,6 +131,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slice_size
         Labels of a slice: ``chunk``, as many as a chunk of the cube; ``aligned``, a whole number of chunks; ``any``,
         for which the last chunk is read and written again.
+    slice_polling
+        Wait for a slice that is not there yet, cannot be opened yet, or is a Zarr folder with missing chunks: ``true``,
+        or how long as in `Polling`, of which either number may be left out. Only for slices that are given by path.
+    slice_missing_chunks
+        What to do with a slice that is a Zarr folder with missing chunks, which read as the fill value: ``refuse`` it;
+        or ``fill``, take it as it reads. Unset: take it with a warning, but under `slice_polling` refuse it. Under
+        `slice_polling` such a slice is waited for in any case, with ``fill``, too: that a chunk is meant to be missing
+        shows only when none has come. xarray leaves chunks out that hold nothing but the fill value.
     threads
         Threads that encode and write; as many as there are processors by default. With 1, the calling thread.
     lock_timeout
@@ -148,6 +171,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     checksum: bool = False
     attrs_update_mode: Literal["keep", "replace", "update", "ignore"] = "keep"
     slice_size: Literal["chunk", "aligned", "any"] = "chunk"
+    slice_polling: bool | Polling = False
+    slice_missing_chunks: Literal["refuse", "fill"] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     lock_timeout: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     locking: Literal["safe", "unsafe"] = "safe"
@@ -156,6 +181,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     durability: Literal["full", "process"] = "full"
     force_new: bool = False
     dry_run: bool = False
+
+    @property
+    def polling(self) -> Polling | None:
+        """How to wait for slices; ``None``: not at all."""
+        if isinstance(self.slice_polling, Polling):
+            return self.slice_polling
+        return Polling() if self.slice_polling else None
 
 
 def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings: Any) -> Settings:

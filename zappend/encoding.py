@@ -264,7 +264,7 @@ def decode(values: Block, encoding: Encoding) -> Block:
 def show(value: Any, encoding: Encoding) -> str:
     """Return a stored label as people read it."""
     try:
-        decoded = decode(np.asarray([value], encoding.dtype), encoding)[0]
+        decoded = decode(np.asarray([value]).astype(encoding.dtype), encoding)[0]
     except EncodingError:
         return str(value)
     if isinstance(decoded, np.datetime64):

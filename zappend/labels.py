@@ -1,4 +1,4 @@
-"""Whether the labels of a slice may follow those of the cube, and at which step. Pure.
+"""Whether the labels of a slice are in order, and may follow those of the cube, and at which step. Pure.
 
 Labels are compared as they are stored: under one encoding, stored numbers are in the order of what they mean, or, with
 a negative scale factor, in the opposite one.
@@ -6,7 +6,6 @@ a negative scale factor, in the opposite one.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from zappend.encoding import Block, Encoding, EncodingError, is_missing, show
 from zappend.errors import UsageError
 
-__all__ = ["Step", "check_labels", "parse_step"]
+__all__ = ["Step", "check_labels", "label_faults", "parse_step"]
 
 
 class Step:
@@ -72,13 +71,54 @@ def parse_step(step: str | float | None) -> Step | None:
     return Step(text, 1 if nanoseconds > 0 else -1, nanoseconds=nanoseconds)
 
 
+def label_faults(labels: Block, encoding: Encoding) -> list[str]:
+    """Return what is wrong with the labels of a slice whatever they follow: missing, repeated, or without an order.
+
+    Parameters
+    ----------
+    labels
+        As they are in the slice, at least one.
+    encoding
+        How they are stored there; one without attributes if they are decoded.
+    """
+    missing = is_missing(labels)
+    for name in ("_FillValue", "missing_value"):
+        if (mask := encoding.attrs.get(name)) is not None:
+            missing |= np.isin(labels, np.asarray(mask))
+    if missing.any():
+        more = int(np.count_nonzero(missing)) - 1
+        others = f" (and {more} more)" if more else ""
+        return [f"label {int(np.argmax(missing))}{others} is missing: it is NaN, NaT or the fill value"]
+    faults = []
+    numbers = _as_meant(labels, encoding)
+    order = np.argsort(numbers, kind="stable")
+    equal = numbers[order][1:] == numbers[order][:-1]
+    if equal.any():
+        at = int(np.argmax(equal))
+        label = show(labels[order[at]], encoding)
+        faults.append(f"label {label} is repeated, at index [{order[at]}] and [{order[at + 1]}]")
+    rising, falling = numbers[1:] > numbers[:-1], numbers[1:] < numbers[:-1]
+    if rising.any() and falling.any():
+        wrong = falling if numbers[0] < numbers[-1] else rising
+        at = int(np.argmax(wrong))
+        before, label = show(labels[at], encoding), show(labels[at + 1], encoding)
+        faults.append(f"labels are not sorted: {label} follows {before} at index [{at + 1}]")
+    return faults
+
+
+def _as_meant(stored: Block, encoding: Encoding) -> Block:
+    """Return stored numbers in the order of what they mean."""
+    is_unsigned = str(encoding.attrs.get("_Unsigned", "")).lower() == "true" and stored.dtype.kind == "i"
+    return stored.view(f"u{stored.dtype.itemsize}") if is_unsigned else stored
+
+
 def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | None) -> str | None:
     """Return why `labels` may not follow, or ``None`` if they may.
 
     Parameters
     ----------
     labels
-        Stored labels of the slice, at least one.
+        Stored labels of the slice, at least one, none of them missing.
     tail
         The last labels of the cube, stored: two, or as many as there are.
     encoding
@@ -86,13 +126,7 @@ def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | No
     step
         What the user asks for.
     """
-    fill = encoding.attrs.get("_FillValue")
-    missing = is_missing(labels) | ((labels == fill) if fill is not None else False)
-    if str(encoding.attrs.get("_Unsigned", "")).lower() == "true" and labels.dtype.kind == "i":
-        unsigned = f"u{labels.dtype.itemsize}"
-        return check_labels(labels.view(unsigned), tail.view(unsigned), replace(encoding, attrs={}), step)
-    if missing.any():
-        return f"label {int(np.argmax(missing))} is missing: it is NaN, NaT or the fill value"
+    labels, tail = _as_meant(labels, encoding), _as_meant(tail, encoding)
     joined = np.concatenate([tail[-1:], labels])
     scale = encoding.attrs.get("scale_factor")
     stored_sign = -1 if scale is not None and float(scale) < 0 else 1

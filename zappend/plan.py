@@ -14,11 +14,11 @@ from itertools import product
 
 from zappend.agreement import check_encodings
 from zappend.checks import (
-    append_size,
     constant_problems,
     cube_size,
     filled,
     label_problems,
+    own_problems,
     refuse,
     size_problems,
     structure_problems,
@@ -164,8 +164,9 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
         If the settings contradict the slice, or each other.
     """
     dim = settings.append_dim
-    size = append_size(new, dim)
     check_names(settings, new.variables, f"slice {new.name}")
+    refuse(new, own_problems(new, settings))
+    size = new.sizes[dim]
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
     labels_and_bounds = new.along(dim)
     cube = new_cube(zarr_format, dict(new.attrs) if settings.attrs_update_mode != "ignore" else {})
@@ -220,10 +221,11 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
         If the cube cannot be appended to along this dimension, or another format or encoding is asked for than it has.
     """
     dim = settings.append_dim
+    refuse(new, own_problems(new, settings, cube))
     if settings.zarr_format not in (None, cube.zarr_format):
         raise UsageError(f"the target has Zarr format {cube.zarr_format}, and zarr_format={settings.zarr_format}")
     old_size = cube_size(cube, dim)
-    size = append_size(new, dim)
+    size = new.sizes[dim]
     encodings = encodings_of(cube)
     check_names(settings, cube.arrays, "the target")
     check_encodings(cube, new, encodings, settings)

@@ -7,6 +7,7 @@ decoded or not, variable by variable, as its attributes tell.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zappend.cf import to_stored
+from zappend.completeness import completeness
+from zappend.config import Settings
 from zappend.datatypes import STRING
 from zappend.encoding import Block, Encoding, encoding_attrs, is_missing, kind_of, kind_of_type
 from zappend.errors import SliceError, UsageError
+from zappend.polling import NotYet, wait_for
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["Slice", "SliceVariable", "open_slice"]
+
+logger = logging.getLogger("zappend")
 
 Region = tuple[slice, ...]
 
@@ -148,7 +154,7 @@ class Slice:
 
 
 @contextmanager
-def open_slice(item: Any, index: int = 0) -> Iterator[Slice]:
+def open_slice(item: Any, index: int = 0, settings: Settings | None = None) -> Iterator[Slice]:
     """Open one slice; it is closed when the block is left, unless it was open before.
 
     Parameters
@@ -157,11 +163,13 @@ def open_slice(item: Any, index: int = 0) -> Iterator[Slice]:
         Path of a NetCDF file or a Zarr folder (`str` or `os.PathLike`), or an `xarray.Dataset`.
     index
         Its place among the slices, for messages.
+    settings
+        The settings of the append, which say whether to wait for it, and what missing chunks of a Zarr folder mean.
 
     Raises
     ------
     SliceError
-        If it is not there, cannot be read, or holds what cannot be appended.
+        If it is not there, cannot be read, lacks chunks that it must not lack, or holds what cannot be appended.
     UsageError
         If `item` is nothing that can be a slice.
     """
@@ -170,24 +178,71 @@ def open_slice(item: Any, index: int = 0) -> Iterator[Slice]:
     if isinstance(item, xr.Dataset):
         yield _from_dataset(item, str(index))
     elif isinstance(item, (str, os.PathLike)):
-        path = os.fspath(item)
-        with _open_path(str(path).removeprefix("file://")) as dataset:
-            yield _from_dataset(dataset, str(path))
+        path = str(os.fspath(item))
+        with _open_path(path.removeprefix("file://"), settings or Settings()) as dataset:
+            yield _from_dataset(dataset, path)
     else:
         raise UsageError(f"slice {index} must be a path or an xarray.Dataset, not {type(item).__name__}")
 
 
-@contextmanager
-def _open_path(path: str) -> Iterator[xr.Dataset]:
-    import xarray as xr
-
+def _open_path(path: str, settings: Settings) -> xr.Dataset:
+    """Return the dataset at `path`, opened, as soon as it is whole."""
     if "://" in path:
         raise SliceError(f"slice {path}: only local files and folders can be read so far")
+    refuses = settings.slice_missing_chunks == "refuse" or settings.polling is not None
+    try:
+        return wait_for(lambda: _look(path, settings, refuses=refuses), settings.polling)
+    except _ChunksMissing:
+        if settings.slice_missing_chunks != "fill":
+            raise
+    return _look(path, settings, refuses=False)
+
+
+class _ChunksMissing(NotYet):
+    """The slice is a Zarr folder that lacks chunks."""
+
+
+def _look(path: str, settings: Settings, *, refuses: bool) -> xr.Dataset:
+    """Open `path`; raise `NotYet` if what is there may be the beginning of a slice."""
+    dataset = _open_now(path)
+    if os.path.isdir(path):
+        try:
+            # Counted after the opening: of what was seen then, no chunk can be taken for written that was not.
+            _check_chunks(path, [str(name) for name in dataset.variables], settings, refuses=refuses)
+        except BaseException:
+            dataset.close()
+            raise
+    return dataset
+
+
+def _check_chunks(path: str, names: list[str], settings: Settings, *, refuses: bool) -> None:
+    found = completeness(path, names)
+    if found.missing and refuses:
+        raise _ChunksMissing(
+            f"slice {path}: {found}; if its writer left out chunks that hold nothing but the fill value, as xarray "
+            f"does by default, slice_missing_chunks 'fill' takes it"
+        )
+    polled = settings.polling is not None
+    if found.missing and (polled or settings.slice_missing_chunks != "fill"):
+        logger.warning(
+            "slice %s: %s, and taken for fill values%s",
+            path,
+            found,
+            "" if polled else "; slice_missing_chunks 'fill' says that this is meant, 'refuse' that it is not",
+        )
+    if found.unknown and settings.slice_missing_chunks != "fill":
+        # It may be whole: xarray reads more kinds of grids than can be counted here.
+        logger.warning("slice %s: whether chunks of %s are missing cannot be told", path, ", ".join(found.unknown))
+
+
+def _open_now(path: str) -> xr.Dataset:
+    import xarray as xr
+
     if not os.path.exists(path):
-        raise SliceError(f"slice {path}: there is no such file or folder")
+        raise NotYet(f"slice {path}: there is no such file or folder")
     options = _zarr_options(path) if os.path.isdir(path) else _file_options(path)
     try:
-        dataset = xr.open_dataset(
+        return xr.open_dataset(
             path,
             mask_and_scale=False,
             decode_times=False,
@@ -199,9 +254,7 @@ def _open_path(path: str) -> Iterator[xr.Dataset]:
         )
     except Exception as error:
         # What a damaged file raises is up to each reader.
-        raise SliceError(f"slice {path}: it is no dataset that can be read: {_first_line(error)}") from error
-    with dataset:
-        yield dataset
+        raise NotYet(f"slice {path}: it is no dataset that can be read: {_first_line(error)}") from error
 
 
 def _zarr_options(path: str) -> dict[str, Any]:
@@ -210,11 +263,11 @@ def _zarr_options(path: str) -> dict[str, Any]:
             with open(f"{path}/zarr.json", "rb") as file:
                 consolidated = bool(json.load(file).get("consolidated_metadata"))
         except (OSError, ValueError, AttributeError) as error:
-            raise SliceError(f"slice {path}: its zarr.json cannot be read: {error}") from error
+            raise NotYet(f"slice {path}: its zarr.json cannot be read: {error}") from error
         return {"engine": "zarr", "consolidated": consolidated}
     if os.path.exists(f"{path}/.zgroup"):
         return {"engine": "zarr", "consolidated": os.path.exists(f"{path}/.zmetadata")}
-    raise SliceError(f"slice {path}: it is a folder, but no Zarr group")
+    raise NotYet(f"slice {path}: it is a folder, but no Zarr group")
 
 
 def _file_options(path: str) -> dict[str, Any]:
@@ -222,7 +275,7 @@ def _file_options(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             magic = file.read(len(HDF5_MAGIC))
     except OSError as error:
-        raise SliceError(f"slice {path}: it cannot be read: {error.strerror}") from error
+        raise NotYet(f"slice {path}: it cannot be read: {error.strerror}") from error
     if magic == HDF5_MAGIC:
         return {"engine": "h5netcdf"}
     if magic.startswith(NETCDF3_MAGIC):
@@ -239,7 +292,11 @@ def _file_options(path: str) -> dict[str, Any]:
 def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
     from xarray.conventions import encode_dataset_coordinates
 
-    variables, attrs = encode_dataset_coordinates(dataset)
+    try:
+        variables, attrs = encode_dataset_coordinates(dataset)
+    except ValueError as error:
+        # xarray finds the same attribute twice: among the attributes, and in .encoding.
+        raise SliceError(f"slice {name}: {_first_line(error).rstrip('.')}; delete one of them") from error
     for variable in variables.values():
         # Where xarray keeps them when it was told to take all related variables for coordinates.
         related = {key: variable.encoding[key] for key in RELATED if key in variable.encoding}
