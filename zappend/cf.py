@@ -7,7 +7,6 @@ are stored alike on both sides are copied without decoding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from zappend.config import Overflow
 from zappend.datatypes import BYTES, STRING
 from zappend.encoding import (
+    MASKS,
     PACKING_KEYS,
     Block,
     Encoding,
@@ -34,7 +34,6 @@ from zappend.times import choose_time_encoding, encode_times
 
 __all__ = ["choose_encoding", "to_stored"]
 
-MASKS = ("_FillValue", "missing_value")
 TYPES_OF_TEXT: dict[str, type] = {"strings": str, "bytes": bytes}
 
 
@@ -117,7 +116,7 @@ def to_stored(values: Block, source: Encoding | None, target: Encoding, on_overf
 
 def _encode_numbers(values: Block, target: Encoding, on_overflow: Overflow) -> Block:
     attrs, dtype = target.attrs, target.dtype
-    scale, offset, fill = attrs.get("scale_factor"), attrs.get("add_offset"), attrs.get("_FillValue")
+    packing, fill = target.packing, attrs.get("_FillValue")
     if values.dtype.kind == "b" or dtype.kind == "b":
         if values.dtype.kind != dtype.kind and not (values.dtype.kind == "b" and dtype.kind in "iu"):
             raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
@@ -126,23 +125,20 @@ def _encode_numbers(values: Block, target: Encoding, on_overflow: Overflow) -> B
         raise EncodingError(f"complex values cannot be stored as {dtype}")
     if dtype.kind == "c":
         on_overflow = "error"  # there is no nearest one, and a half of one cannot be missing
-    if str(attrs.get("_Unsigned", "")).lower() == "true" and dtype.kind == "i":
-        unsigned = Encoding(np.dtype(f"u{dtype.itemsize}"), {k: v for k, v in attrs.items() if k != "_Unsigned"})
-        if fill is not None:
-            as_unsigned = np.asarray(fill, dtype).view(unsigned.dtype)[()]
-            unsigned = replace(unsigned, attrs={**unsigned.attrs, "_FillValue": as_unsigned})
-        return _encode_numbers(values, unsigned, on_overflow).view(dtype)
-    is_plain = scale is None and offset is None and "missing_value" not in attrs
+    if (other := target.other_sign) is not None:
+        plain = {key: value for key, value in attrs.items() if key != "_Unsigned"}
+        for name in MASKS:
+            if name in plain:
+                plain[name] = np.asarray(plain[name], dtype).view(other).tolist()
+        return _encode_numbers(values, Encoding(other, plain), on_overflow).view(dtype)
+    is_plain = packing is None and "missing_value" not in attrs
     if values.dtype == dtype and is_plain and (fill is None or same(fill, np.nan)):
         return values
     missing = is_missing(values)
     numbers: Block = values
-    if scale is not None or offset is not None:
-        numbers = cast_exactly(values, np.dtype("f8"), values)
-        if offset is not None:
-            numbers = numbers - float(offset)
-        if scale is not None:
-            numbers = numbers / float(scale)
+    if packing is not None:
+        scale, offset = packing
+        numbers = (cast_exactly(values, np.dtype("f8"), values) - offset) / scale
         if dtype.kind in "iu":
             numbers = np.round(numbers)
     outside = np.zeros(values.shape, bool) if on_overflow == "error" else outside_of(numbers, dtype) & ~missing

@@ -219,7 +219,8 @@ def constant_problems(new: Slice, encodings: Mapping[str, Encoding], constants: 
         except EncodingError as error:
             problems.append(f"variable {name!r}: {error}")
             continue
-        if (where := _difference(found, expected, encodings[name], new.variables[name].dtype)) is not None:
+        is_grid = new.variables[name].dims == (name,)
+        if (where := _difference(found, expected, encodings[name], new.variables[name].dtype, is_grid)) is not None:
             index, values = where, (found[where], expected[where])
             problems.append(
                 f"variable {name!r} is not that of the target: {values[0]} at index {list(index)}, expected {values[1]}"
@@ -227,15 +228,17 @@ def constant_problems(new: Slice, encodings: Mapping[str, Encoding], constants: 
     return problems
 
 
-def _difference(found: Block, expected: Block, encoding: Encoding, given: np.dtype[Any]) -> tuple[int, ...] | None:
-    """Return where two stored constants differ: floats by more than rounding or a small part of the grid's step."""
+def _difference(
+    found: Block, expected: Block, encoding: Encoding, given: np.dtype[Any], is_grid: bool
+) -> tuple[int, ...] | None:
+    """Return where two stored constants differ: floats by more than rounding, or than a small part of a grid's step."""
     if found.dtype.kind not in "fc":
         alike = np.asarray(found == expected)
     elif encoding.is_time or encoding.is_duration:
         alike = np.isclose(found, expected, rtol=0, atol=0, equal_nan=True)
     else:
         digits = max(np.finfo(dtype).eps for dtype in (found.dtype, given) if dtype.kind in "fc")
-        steps = np.abs(np.diff(expected)) if expected.ndim == 1 else np.empty(0)
+        steps = np.abs(np.diff(expected)) if is_grid else np.empty(0)
         part = STEP_TOLERANCE * float(np.nanmin(steps)) if steps.size and np.isfinite(steps).any() else 0.0
         alike = np.isclose(found, expected, rtol=4 * float(digits), atol=part, equal_nan=True)
     return None if alike.all() else tuple(int(i) for i in np.argwhere(~alike)[0])

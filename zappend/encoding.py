@@ -37,7 +37,8 @@ __all__ = [
 
 Block = np.ndarray[Any, np.dtype[Any]]
 
-PACKING_KEYS = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
+MASKS = ("_FillValue", "missing_value")
+PACKING_KEYS = (*MASKS, "scale_factor", "add_offset", "_Unsigned")
 TIME_KEYS = ("units", "calendar")
 
 STANDARD_CALENDARS = frozenset({"standard", "gregorian", "proleptic_gregorian"})
@@ -61,6 +62,9 @@ UNIT_ALIASES = {
     "day": ("d", "days"),
 }
 UNITS = {alias: unit for unit, aliases in UNIT_ALIASES.items() for alias in (unit, *aliases)}
+
+
+NUMBERS_OF = ("scale_factor", "add_offset")
 
 
 class EncodingError(ValueError):
@@ -98,6 +102,24 @@ class Encoding:
     def kind(self) -> str:
         """What the stored values are, in the words of `kind_of`."""
         return "times" if self.is_time else "durations" if self.is_duration else kind_of_type(self.dtype)
+
+    @property
+    def other_sign(self) -> np.dtype[Any] | None:
+        """The type in which `dtype` is to be read by its attribute ``_Unsigned``, ``None`` for `dtype` itself."""
+        sign = {"true": "i", "false": "u"}.get(str(self.attrs.get("_Unsigned", "")).lower())
+        if self.dtype.kind != sign:
+            return None
+        return np.dtype(f"{'u' if sign == 'i' else 'i'}{self.dtype.itemsize}")
+
+    @property
+    def packing(self) -> tuple[float, float] | None:
+        """Scale factor and offset, ``None`` without both; `EncodingError` if one is no number."""
+        if not any(name in self.attrs for name in NUMBERS_OF):
+            return None
+        wrong = [name for name in NUMBERS_OF if not isinstance(self.attrs.get(name, 1), (int, float))]
+        if wrong:
+            raise EncodingError(f"its {wrong[0]} is {self.attrs[wrong[0]]!r}, which is no number")
+        return float(self.attrs.get("scale_factor", 1)), float(self.attrs.get("add_offset", 0))
 
     @property
     def calendar(self) -> str:
@@ -140,10 +162,12 @@ class Encoding:
 def encoding_attrs(attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return those of `attrs` that belong to an `Encoding` of stored values of `dtype`, as plain numbers or strings."""
     found = {key: _plain(attrs[key]) for key in PACKING_KEYS if attrs.get(key) is not None}
-    if dtype.kind in "iu":
-        for key in ("_FillValue", "missing_value"):
-            if key in found and (fitting := _fitting(found.pop(key), found, dtype)) is not None:
+    for key in MASKS:
+        if key in found and dtype.kind in "iu":
+            if (fitting := _fitting(found.pop(key), found, dtype)) is not None:
                 found[key] = fitting
+        elif key in found and dtype.kind in "fc":
+            found[key] = _rounded(found[key], dtype)
     if is_time_unit(attrs.get("units")):
         found.update((key, attrs[key]) for key in TIME_KEYS if key in attrs)
     elif str(attrs.get("dtype", "")).startswith("timedelta64") and "units" in attrs:
@@ -163,11 +187,24 @@ def _fitting(value: Any, attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> Any:
     """Return what of a fill value whole numbers of `dtype` can be equal to, ``None`` for nothing."""
     info = np.iinfo(dtype)
     numbers = [int(v) for v in np.atleast_1d(value).tolist() if isinstance(v, (int, float)) and v == v // 1]
-    if str(attrs.get("_Unsigned", "")).lower() == "true":
-        bits = 8 * dtype.itemsize
-        numbers = [n - (1 << bits) if info.min < 0 and info.max < n < (1 << bits) else n for n in numbers]
+    sign = str(attrs.get("_Unsigned", "")).lower()
+    whole = 1 << 8 * dtype.itemsize
+    if sign == "true" and info.min < 0:
+        numbers = [n - whole if info.max < n < whole else n for n in numbers]
+    elif sign == "false" and info.min == 0:
+        numbers = [n + whole if n < 0 else n for n in numbers]
     numbers = [n for n in numbers if info.min <= n <= info.max]
     return (numbers[0] if len(numbers) == 1 else numbers) if numbers else None
+
+
+def _rounded(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Return a fill value as floats of `dtype` hold it: readers compare the exact one with what is stored."""
+    try:
+        with np.errstate(all="ignore"):
+            rounded = np.asarray(value).astype(dtype)
+    except (ValueError, TypeError):
+        return value
+    return _plain(rounded) if np.isfinite(rounded).all() else value
 
 
 def is_time_unit(units: Any) -> bool:
@@ -316,7 +353,7 @@ def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding)
 
     Raises `EncodingError` where there is none, and for a valid value that would read back as missing.
     """
-    for name in ("_FillValue", "missing_value"):
+    for name in MASKS:
         mask = target.attrs.get(name)
         if mask is not None and not same(mask, np.nan):
             masked = np.isin(stored, np.asarray(mask).astype(target.dtype)) & ~missing
@@ -328,7 +365,13 @@ def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding)
     fill = target.attrs.get("_FillValue", default)
     if fill is None or np.ndim(fill):
         raise refusal("a missing value cannot be stored without a fill value", values, missing)
-    return np.where(missing, np.asarray(fill).astype(target.dtype), stored)
+    with np.errstate(all="ignore"):
+        exact = np.asarray(fill).astype(target.dtype)
+    if not same(exact, np.asarray(fill)):
+        raise refusal(
+            f"a missing value cannot be stored as the fill value {fill}, which {target.dtype} lacks", values, missing
+        )
+    return np.where(missing, exact, stored)
 
 
 def refusal(why: str, values: Block, where: Block) -> EncodingError:

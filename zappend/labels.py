@@ -108,8 +108,7 @@ def label_faults(labels: Block, encoding: Encoding) -> list[str]:
 
 def _as_meant(stored: Block, encoding: Encoding) -> Block:
     """Return stored numbers in the order of what they mean."""
-    is_unsigned = str(encoding.attrs.get("_Unsigned", "")).lower() == "true" and stored.dtype.kind == "i"
-    return stored.view(f"u{stored.dtype.itemsize}") if is_unsigned else stored
+    return stored if encoding.other_sign is None else stored.view(encoding.other_sign)
 
 
 def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | None) -> str | None:
@@ -157,7 +156,8 @@ def _check_step(joined: Block, encoding: Encoding, step: Step) -> str | None:
         if not encoding.is_time and not encoding.is_duration:
             return f"labels are no times, so they cannot have the step {step.text!r}"
         try:
-            expected = Fraction(step.nanoseconds, encoding.unit_nanoseconds)
+            scale, _ = encoding.packing or (1.0, 0.0)
+            expected = Fraction(step.nanoseconds, encoding.unit_nanoseconds) / Fraction(scale)
         except EncodingError as error:
             return f"the step {step.text!r} cannot be checked: {error}"
         if joined.dtype.kind == "f":
@@ -169,7 +169,7 @@ def _check_step(joined: Block, encoding: Encoding, step: Step) -> str | None:
     else:
         if joined.dtype.kind not in "iuf":
             return f"labels are no numbers, so they cannot have the step {step.text!r}"
-        scale = float(encoding.attrs.get("scale_factor", 1))
+        scale, _ = encoding.packing or (1.0, 0.0)
         fits = np.isclose(np.diff(joined.astype("f8")) * scale, float(step.number or 0), rtol=1e-9, atol=0)
     if fits.all():
         return None

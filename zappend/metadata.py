@@ -251,7 +251,7 @@ def encodings_of(cube: Cube) -> dict[str, Encoding]:
         name: Encoding(array.dtype, encoding_attrs(array.attrs, array.dtype)) for name, array in cube.arrays.items()
     }
     for name, array in cube.arrays.items():
-        bounds = str(array.attrs.get("bounds"))
+        bounds = str(array.attrs.get("bounds", array.attrs.get("climatology")))
         if found[name].is_time and bounds in found and not found[bounds].is_time:
             own = found[bounds]
             shared = {key: found[name].attrs[key] for key in ("units", "calendar") if key in found[name].attrs}

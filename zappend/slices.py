@@ -320,7 +320,17 @@ def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariabl
         raise SliceError(f"slice {slice_name}: variable {name!r} has a dimension whose name is no string")
     if not name or set(name) & set("/\\\0") or name.startswith(".") or len(os.fsencode(name)) > LONGEST_NAME:
         raise SliceError(f"slice {slice_name}: {name[:80]!r} cannot be the name of an array in a cube")
-    dtype = np.dtype(variable.dtype)
+    if len(set(variable.dims)) < len(variable.dims):
+        raise SliceError(f"slice {slice_name}: variable {name!r} has a dimension twice: {variable.dims}")
+    try:
+        dtype = np.dtype(variable.dtype)
+    except TypeError:
+        raise SliceError(
+            f"slice {slice_name}: variable {name!r} has the type {variable.dtype} of pandas, which Zarr has not; "
+            f"give it one of numpy"
+        ) from None
+    if "_Encoding" in variable.attrs and dtype.kind not in "SOUT":
+        raise SliceError(f"slice {slice_name}: variable {name!r} has the attribute _Encoding, but is no text")
     if dtype.kind not in "biufcOUSTmM" or dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize):
         raise SliceError(f"slice {slice_name}: variable {name!r} has the type {dtype}, which cannot be stored")
     stored = encoding_attrs(variable.attrs, dtype) if dtype.kind not in "mM" else {}
@@ -340,7 +350,7 @@ def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariabl
 def _share_time_units(variables: dict[str, SliceVariable], slice_name: str) -> None:
     """Give bounds the units and the calendar of the variable that they bound, from which CF says they have them."""
     for parent in list(variables.values()):
-        bounds = variables.get(str(parent.attrs.get("bounds")))
+        bounds = variables.get(str(parent.attrs.get("bounds", parent.attrs.get("climatology"))))
         if bounds is None:
             continue
         if parent.source is not None and parent.source.is_time and bounds.dtype.kind in "iuf":

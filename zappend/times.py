@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from zappend.encoding import (
+    MASKS,
     STANDARD_CALENDARS,
     Block,
     Encoding,
@@ -86,6 +87,8 @@ def encode_times(values: Block, target: Encoding) -> Block:
         what = "durations" if values.dtype.kind == "m" else "times"
         raise EncodingError(f"{what} cannot be stored as numbers with units {target.attrs.get('units')!r}")
     missing = is_missing(values)
+    if target.packing is not None:
+        return _pack(values, missing, target)
     steps = _exact_steps(values, target, missing)
     if steps is None:
         stored = np.zeros(values.shape, target.dtype)
@@ -95,6 +98,18 @@ def encode_times(values: Block, target: Encoding) -> Block:
         stored = cast_exactly(np.where(missing, 0, steps), target.dtype, values)
         if target.dtype.kind == "f":  # xarray decodes floats by way of float nanoseconds, which can lose digits
             _check_decoding(stored[~missing], values[~missing], target)
+    return fill_missing(stored, values, missing, target)
+
+
+def _pack(values: Block, missing: Block, target: Encoding) -> Block:
+    """Return times or durations that are packed, too; CF does not forbid it."""
+    (scale, offset), kept = target.packing or (1.0, 0.0), ("units", "calendar", "dtype")
+    plain = Encoding(np.dtype("f8"), {key: target.attrs[key] for key in kept if key in target.attrs})
+    numbers = (np.where(missing, 0, encode_times(values, plain)) - offset) / scale
+    if target.dtype.kind in "iu":
+        numbers = np.round(numbers)
+    stored = cast_exactly(np.where(missing, 0, numbers), target.dtype, values)
+    _check_decoding(stored[~missing], values[~missing], target)
     return fill_missing(stored, values, missing, target)
 
 
@@ -191,12 +206,36 @@ def _check_decoding(stored: Block, values: Block, target: Encoding) -> None:
     """Raise `EncodingError` unless `stored`, none of it missing, decodes to `values`."""
     if not stored.size:
         return
-    plain = {key: target.attrs[key] for key in ("units", "calendar", "dtype") if key in target.attrs}
+    plain = {key: value for key, value in target.attrs.items() if key not in MASKS}
     again = decode(stored, Encoding(target.dtype, plain))
-    if again.dtype.kind != values.dtype.kind:
-        raise _not_whole(values, target, np.ones(values.shape, bool))
-    if (wrong := np.asarray(again != values)).any():
+    if (wrong := ~_are_same_times(again, values)).any():
         raise _not_whole(values, target, wrong)
+
+
+def _are_same_times(a: Block, b: Block) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return where two blocks of times or durations, none of it missing, are equal, whatever holds them."""
+    if a.dtype == b.dtype == object:
+        try:
+            return np.asarray(a == b)
+        except TypeError:  # dates of two calendars
+            return np.zeros(a.shape, bool)
+    a, b = (_as_dates(block) if block.dtype == object else block for block in (a, b))
+    if a.dtype.kind != b.dtype.kind:
+        return np.zeros(a.shape, bool)
+    if a.dtype == b.dtype:
+        return np.asarray(a == b)
+    # Whole seconds and the rest one by one: what nanoseconds cannot reach is no reason to fail.
+    kind = a.dtype.kind
+    seconds = [block.astype(f"{kind}8[s]") for block in (a, b)]
+    rests = [(x - whole.astype(x.dtype)).astype("m8[ns]") for x, whole in zip((a, b), seconds, strict=True)]
+    return np.asarray((seconds[0] == seconds[1]) & (rests[0] == rests[1]))
+
+
+def _as_dates(values: Block) -> Block:
+    """Return dates of cftime in the standard calendar as NumPy's; others as they are."""
+    if not {str(value.calendar) for value in values.flat} <= STANDARD_CALENDARS:
+        return values
+    return np.array([value.isoformat() for value in values.flat], "M8[us]").reshape(values.shape)
 
 
 def _not_whole(values: Block, target: Encoding, where: Block) -> EncodingError:
