@@ -6,11 +6,12 @@ a negative scale factor, in the opposite one.
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 
 import numpy as np
 
-from zappend.encoding import Block, Encoding, EncodingError, is_missing, show
+from zappend.encoding import Block, Encoding, EncodingError, decode, is_missing, show
 from zappend.errors import UsageError
 
 __all__ = ["Step", "check_labels", "label_faults", "parse_step"]
@@ -85,6 +86,9 @@ def label_faults(labels: Block, encoding: Encoding) -> list[str]:
     for name in ("_FillValue", "missing_value"):
         if (mask := encoding.attrs.get(name)) is not None:
             missing |= np.isin(labels, np.asarray(mask))
+    if encoding.is_time or encoding.is_duration:
+        with contextlib.suppress(EncodingError):  # whether that matters is up to whoever stores them
+            missing |= is_missing(decode(labels, encoding))  # xarray's integer for NaT needs no fill value
     if missing.any():
         more = int(np.count_nonzero(missing)) - 1
         others = f" (and {more} more)" if more else ""

@@ -208,7 +208,7 @@ def _look(path: str, settings: Settings, *, refuses: bool) -> xr.Dataset:
     if os.path.isdir(path):
         try:
             # Counted after the opening: of what was seen then, no chunk can be taken for written that was not.
-            _check_chunks(path, [str(name) for name in dataset.variables], settings, refuses=refuses)
+            _check_chunks(path, sorted(map(str, dataset.variables)), settings, refuses=refuses)
         except BaseException:
             dataset.close()
             raise
