@@ -24,6 +24,7 @@ from zappend.encoding import (
     EncodingError,
     decode,
     is_storable,
+    kind_of_type,
 )
 from zappend.errors import UsageError
 from zappend.metadata import Array, new_array
@@ -82,6 +83,8 @@ def create_array(
         If the settings contradict the variable or each other.
     """
     encoding = _choose(variable, wanted)
+    if encoding.packing is not None and kind_of_type(encoding.dtype) not in ("numbers", "complex numbers"):
+        raise EncodingError(f"{variable.kind} cannot be packed by scale_factor and add_offset")
     axis = variable.dims.index(dim) if dim in variable.dims else None
     chunks, shards = _choose_shapes(variable, wanted, encoding, axis, is_label=is_label, is_coord=is_coord)
     codecs = codecs_for(

@@ -33,6 +33,9 @@ __all__ = ["choose_time_encoding", "encode_times"]
 FIRST, LAST = np.datetime64("1678-01-01", "s"), np.datetime64("2262-01-01", "s")
 """Between these every reader decodes by integer arithmetic, too: nanoseconds since 1970 fit into 64 bits."""
 
+GREGORIAN, END = np.datetime64("1582-10-15", "s"), np.datetime64("10000-01-01", "s")
+"""Between these a day has one date in all calendars that are called standard, and dates four digits of a year."""
+
 TICK_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
 FINER_UNITS = ("milliseconds", "microseconds", "nanoseconds")
@@ -96,7 +99,8 @@ def encode_times(values: Block, target: Encoding) -> Block:
             stored[~missing] = _encode_by_xarray(values[~missing], target)
     else:
         stored = cast_exactly(np.where(missing, 0, steps), target.dtype, values)
-        if target.dtype.kind == "f":  # xarray decodes floats by way of float nanoseconds, which can lose digits
+        if target.dtype.kind == "f" or _are_remote(values[~missing]):
+            # Floats are decoded by way of float nanoseconds, remote dates by cftime: both can lose digits.
             _check_decoding(stored[~missing], values[~missing], target)
     return fill_missing(stored, values, missing, target)
 
@@ -124,6 +128,10 @@ def _to_native(values: Block, target: Encoding) -> Block:
     return stored
 
 
+def _are_remote(values: Block) -> bool:
+    return values.dtype.kind == "M" and not bool(((values >= FIRST) & (values < LAST)).all())
+
+
 def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | None:
     """Return `values` as whole units since the epoch, or ``None`` where that takes more than whole numbers."""
     if values.dtype.kind not in "mM":
@@ -140,7 +148,7 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
     if values.dtype.kind == "M":
         epoch = _epoch(str(target.attrs["units"])) if target.calendar in STANDARD_CALENDARS else None
         dates = values[~missing].astype("M8[s]")
-        if epoch is None or not ((dates >= FIRST) & (dates < LAST)).all():
+        if epoch is None or not ((dates >= GREGORIAN) & (dates < END)).all():
             return None
         zero, rest = divmod(int(epoch.astype("i8")) * TICK_NANOSECONDS["s"], tick)
         if rest:
