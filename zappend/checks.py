@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,21 +50,21 @@ def refuse(new: Slice, problems: list[str]) -> None:
         raise SliceError(f"slice {new.name}: {'; '.join(problems)}")
 
 
-def own_problems(new: Slice, settings: Settings, cube: Cube | None = None) -> list[str]:
-    """Return what is wrong with the slice by itself; of what `cube` has, only to know which references matter.
+def own_problems(new: Slice, settings: Settings) -> list[str]:
+    """Return what is wrong with the slice by itself, as far as its labels go.
 
-    The attributes of a later slice are compared, never stored. So the variables that they name must be there only where
-    the cube has them, and a cube whose own attributes name one that it lacks can be appended to.
+    Raises
+    ------
+    SliceError
+        If it has no labels at all, so that nothing else can be told of it.
     """
     dim = settings.append_dim
     if dim not in new.sizes:
         has = ", ".join(map(repr, new.sizes)) or "none at all"
-        problems = [f"it has no dimension {dim!r} to append along; it has {has}"]
-    elif new.sizes[dim] == 0:
-        problems = [f"its dimension {dim!r} is empty"]
-    else:
-        problems = _own_label_problems(new, settings)
-    return problems + reference_problems(new.variables, None if cube is None else cube.arrays)
+        refuse(new, [f"it has no dimension {dim!r} to append along; it has {has}"])
+    if new.sizes[dim] == 0:
+        refuse(new, [f"its dimension {dim!r} is empty"])
+    return _own_label_problems(new, settings)
 
 
 def _own_label_problems(new: Slice, settings: Settings) -> list[str]:
@@ -78,27 +78,21 @@ def _own_label_problems(new: Slice, settings: Settings) -> list[str]:
     return [f"variable {labels.name!r}: {', and '.join(faults)}; {ANY_STEP}"] if faults else []
 
 
-def reference_problems(variables: Mapping[str, SliceVariable], needed: Container[str] | None = None) -> list[str]:
-    """Return where attributes of `variables` name one that is not among them.
+def reference_problems(new: Slice) -> list[str]:
+    """Return where attributes name a variable that is not there, of a slice with which a cube begins.
 
     Only attributes without which values cannot be understood count. Others name what files leave out in practice:
-    ``cell_measures``, which may lie in other files, ``ancillary_variables``, and ``formula_terms``.
-
-    Parameters
-    ----------
-    variables
-        All that are to be written.
-    needed
-        Names that must be there if they are named; by default any.
+    ``cell_measures``, which may lie in other files, ``ancillary_variables``, and ``formula_terms``. The attributes of a
+    later slice are not stored; what it lacks of the cube is missing with or without a reference to it.
     """
+    variables = new.variables
     holders: dict[tuple[str, str], list[str]] = {}
     for variable in variables.values():
         for key in REFERENCES:
             value = variable.attrs.get(key)
             for word in value.split() if isinstance(value, str) else ():
                 # In the long form of grid_mapping, "crs: x y", the colon tells a grid mapping from its coordinates.
-                name = word.rstrip(":")
-                if name not in variables and (needed is None or name in needed):
+                if (name := word.rstrip(":")) not in variables:
                     holders.setdefault((name, key), []).append(variable.name)
     problems = []
     for (name, key), those in holders.items():

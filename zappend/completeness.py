@@ -17,6 +17,8 @@ from typing import Any
 
 __all__ = ["Completeness", "completeness"]
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Completeness:
@@ -28,10 +30,13 @@ class Completeness:
         For each array that lacks chunks, how many it lacks, and how many it should have. A shard counts as one.
     unknown
         Arrays of which it cannot be told: their chunks are not where a regular grid has them.
+    stale
+        Arrays that have another shape than they were seen to have: the one, and the other.
     """
 
     missing: Mapping[str, tuple[int, int]]
     unknown: tuple[str, ...]
+    stale: Mapping[str, tuple[Shape, Shape]]
 
     def __str__(self) -> str:
         """Count what is missing, array by array."""
@@ -55,8 +60,10 @@ class _Grid:
         return sum(all(int(i) < n for i, n in zip(match.groups(), self.shape, strict=True)) for match in matches)
 
 
-def completeness(folder: str, names: Iterable[str]) -> Completeness:
-    """Count the chunks of the arrays `names` of the Zarr group in `folder`, by one listing of each array's folders.
+def completeness(folder: str, shapes: Mapping[str, Shape]) -> Completeness:
+    """Count the chunks of arrays of the Zarr group in `folder`, by one listing of each array's folders.
+
+    `shapes` has the arrays by name, and the shape that whoever opened the group saw, by consolidated metadata perhaps.
 
     An array whose own document is not there or cannot be read is judged by its copy in the consolidated metadata: a
     folder that is being copied may have that first. Nothing that is wrong with a document is raised here; whoever opens
@@ -64,18 +71,21 @@ def completeness(folder: str, names: Iterable[str]) -> Completeness:
     """
     missing: dict[str, tuple[int, int]] = {}
     unknown: list[str] = []
-    for name in names:
+    stale: dict[str, tuple[Shape, Shape]] = {}
+    for name, seen in shapes.items():
         document = _load(f"{folder}/{name}/zarr.json") or _load(f"{folder}/{name}/.zarray")
         grid = _grid(document or _consolidated(folder, name))
         if grid is None:
             unknown.append(name)
             continue
+        if (shape := tuple((document or {}).get("shape", seen))[: len(seen)]) != seen:
+            stale[name] = shape, seen
         total = math.prod(grid.shape)
         depth = len(grid.shape) if grid.separator == "/" else 0
         there = grid.count(_files(f"{folder}/{name}", depth)) if total else 0
         if there < total:
             missing[name] = total - there, total
-    return Completeness(missing, tuple(unknown))
+    return Completeness(missing, tuple(unknown), stale)
 
 
 def _files(folder: str, depth: int) -> Iterator[str]:

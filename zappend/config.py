@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -182,6 +183,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     force_new: bool = False
     dry_run: bool = False
 
+    def takes(self, name: str) -> bool:
+        """Tell whether a variable of a slice is taken: included, and not excluded."""
+        included = not self.included_variables or _matches(name, self.included_variables)
+        return included and not _matches(name, self.excluded_variables)
+
     @property
     def polling(self) -> Polling | None:
         """How to wait for slices; ``None``: not at all."""
@@ -260,12 +266,17 @@ def _check(values: dict[str, Any], origin: str, prefix: str) -> None:
         _, _, unknown = why.partition("contains unknown field ")
         if unknown:
             name, known = unknown.strip("`"), _fields_at(where)
-            raise UsageError(f"{origin}: {where}: unknown name {name!r}{_hint(name, known)}") from None
+            raise UsageError(f"{origin}: setting {where}: unknown name {name!r}{_hint(name, known)}") from None
         raise UsageError(f"{origin}: setting {where or '?'}: {why[:1].lower()}{why[1:]}") from None
 
 
 def _fields_at(where: str) -> tuple[str, ...]:
-    return (EncodingSettings if where.endswith(".encoding") else VariableSettings).__struct_fields__
+    struct = EncodingSettings if where.endswith(".encoding") else VariableSettings if "." in where else Polling
+    return struct.__struct_fields__
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _hint(name: object, known: Iterable[str]) -> str:

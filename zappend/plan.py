@@ -19,6 +19,7 @@ from zappend.checks import (
     filled,
     label_problems,
     own_problems,
+    reference_problems,
     refuse,
     size_problems,
     structure_problems,
@@ -165,7 +166,7 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
     """
     dim = settings.append_dim
     check_names(settings, new.variables, f"slice {new.name}")
-    refuse(new, own_problems(new, settings))
+    refuse(new, own_problems(new, settings) + reference_problems(new))
     size = new.sizes[dim]
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
     labels_and_bounds = new.along(dim)
@@ -221,7 +222,7 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
         If the cube cannot be appended to along this dimension, or another format or encoding is asked for than it has.
     """
     dim = settings.append_dim
-    refuse(new, own_problems(new, settings, cube))
+    refuse(new, own_problems(new, settings))
     if settings.zarr_format not in (None, cube.zarr_format):
         raise UsageError(f"the target has Zarr format {cube.zarr_format}, and zarr_format={settings.zarr_format}")
     old_size = cube_size(cube, dim)

@@ -208,15 +208,22 @@ def _look(path: str, settings: Settings, *, refuses: bool) -> xr.Dataset:
     if os.path.isdir(path):
         try:
             # Counted after the opening: of what was seen then, no chunk can be taken for written that was not.
-            _check_chunks(path, sorted(map(str, dataset.variables)), settings, refuses=refuses)
+            shapes = {str(name): tuple(variable.shape) for name, variable in sorted(dataset.variables.items())}
+            taken = {name: shape for name, shape in shapes.items() if settings.takes(name)}
+            _check_chunks(path, taken, settings, refuses=refuses)
         except BaseException:
             dataset.close()
             raise
     return dataset
 
 
-def _check_chunks(path: str, names: list[str], settings: Settings, *, refuses: bool) -> None:
-    found = completeness(path, names)
+def _check_chunks(path: str, shapes: Mapping[str, tuple[int, ...]], settings: Settings, *, refuses: bool) -> None:
+    found = completeness(path, shapes)
+    for name, (shape, seen) in found.stale.items():
+        raise NotYet(
+            f"slice {path}: its consolidated metadata is stale: {name!r} has the shape {shape}, and {seen} there; "
+            f"mend it with zarr.consolidate_metadata()"
+        )
     if found.missing and refuses:
         raise _ChunksMissing(
             f"slice {path}: {found}; if its writer left out chunks that hold nothing but the fill value, as xarray "

@@ -55,20 +55,17 @@ def select(new: Slice, settings: Settings) -> Slice:
     SliceError
         If a variable that is to be included is not there.
     """
-    included, excluded = settings.included_variables, settings.excluded_variables
-    if not included and not excluded:
+    if not settings.included_variables and not settings.excluded_variables:
         return new
-    lacking = [name for name in included if not any(fnmatchcase(there, name) for there in new.variables)]
+    lacking = [
+        name for name in settings.included_variables if not any(fnmatchcase(there, name) for there in new.variables)
+    ]
     if lacking:
         raise SliceError(
             f"slice {new.name}: it has no variable {', '.join(map(repr, lacking))}, which included_variables names; "
             f"it has {', '.join(map(repr, new.variables))}"
         )
-    taken = {
-        name: variable
-        for name, variable in new.variables.items()
-        if (not included or _matches(name, included)) and not _matches(name, excluded)
-    }
+    taken = {name: variable for name, variable in new.variables.items() if settings.takes(name)}
     gone = new.variables.keys() - taken.keys()
     kept = {name: replace(variable, attrs=_without(variable.attrs, gone)) for name, variable in taken.items()}
     used = {dim for variable in kept.values() for dim in variable.dims}
@@ -79,10 +76,6 @@ def select(new: Slice, settings: Settings) -> Slice:
         coords=new.coords & kept.keys(),
         attrs=_without(new.attrs, gone),
     )
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _without(attrs: Mapping[str, Any], gone: Iterable[str]) -> dict[str, Any]:
@@ -107,7 +100,7 @@ def check_names(settings: Settings, known: Iterable[str], where: str) -> None:
     """Raise `UsageError` if the settings speak of a variable that is not among those `known`."""
     known = list(known)
     for name in settings.variables:
-        if name != ALL and name not in known and not _matches(name, settings.excluded_variables):
+        if name != ALL and name not in known and settings.takes(name):
             raise UsageError(
                 f"setting variables.{name}: {where} has no variable {name!r}; it has {', '.join(map(repr, known))}"
             )
