@@ -209,17 +209,21 @@ class Appender:
             raise SliceError(
                 f"slice {new.name}: variable {array.name!r}, in the part that begins at index {offset}: {error}"
             ) from error
+        old = store.get(chunk.key) if chunk.keeps else None
         if stored.shape != array.chunks:
             whole = np.full(array.chunks, array.padding, array.dtype)
-            if chunk.keeps and write.axis is not None and (old := store.get(chunk.key)) is not None:
+            if old is not None and write.axis is not None:
                 kept = (*[slice(None)] * write.axis, slice(0, chunk.keeps))
                 whole[kept] = codec.decode(old)[kept]
             whole[chunk.in_chunk] = stored
             stored = whole
         try:
-            data = codec.encode(stored)
+            data = codec.encode(stored, old)
         except (ValueError, TypeError) as error:
             raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
+        if data is None:
+            store.pop(chunk.key, None)  # a stray that someone left here would become data
+            return 0
         store[chunk.key] = data
         return len(data)
 
