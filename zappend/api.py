@@ -158,25 +158,25 @@ def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Sett
             txn.delete_folder(cube.key(""))
         plan = appender.plan(cube, new)
         if plan is None:
-            return _appended(new, None, 0)
+            return _appended(new, None)
         above = _above(txn, settings.group, plan)
         txn.log_ahead([cube.key(key) for key in plan.new_keys()], [cube.key(key) for key in plan.changed_keys()])
-        size = appender.carry_out(plan, cube)
+        written = appender.carry_out(plan, cube)
         txn.update(above)
-        return _appended(new, plan, size)
+        return _appended(new, plan, *written)
 
 
 def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appended:
     cube = GroupMapping(view, group)
     plan = appender.plan(cube, new)
     if plan is None:
-        return _appended(new, None, 0)
+        return _appended(new, None)
     above = _above(view, group, plan)
     data = (write for write in plan.writes if write.axis is not None and len(write.array.dims) > 1)
     view.forget(cube.key(chunk.key) for write in data for chunk in write.chunks())
-    size = appender.carry_out(plan, cube)
+    written = appender.carry_out(plan, cube)
     view.update(above)
-    return _appended(new, plan, size)
+    return _appended(new, plan, *written)
 
 
 def _checked_group(group: str) -> str:
@@ -198,8 +198,7 @@ def _above(store: Mapping[str, bytes], group: str, plan: Plan) -> dict[str, byte
     return documents_above(store, group, plan.documents, plan.cube.zarr_format, created=plan.creates)
 
 
-def _appended(new: Slice, plan: Plan | None, size: int) -> Appended:
+def _appended(new: Slice, plan: Plan | None, chunks: int = 0, size: int = 0) -> Appended:
     if plan is None:
         return Appended(new.name, 0, 0, 0, 0, False)
-    chunks = sum(1 for write in plan.writes for _ in write.chunks())
     return Appended(new.name, plan.start, plan.stop, chunks, size, plan.creates)

@@ -152,13 +152,13 @@ class Appender:
         # A resized array has the codecs of the one that was read.
         known = self._codecs.get(array.name)
         if known is None or not _encodes_alike(known.array, array):
-            known = self._codecs[array.name] = ChunkCodec(array)
+            known = self._codecs[array.name] = ChunkCodec(array, self._settings.write_empty_chunks)
         return known
 
     # Writing.
 
-    def carry_out(self, plan: Plan, store: MutableMapping[str, bytes]) -> int:
-        """Write the chunks of `plan`, then its documents, into `store`; return the bytes of the chunks.
+    def carry_out(self, plan: Plan, store: MutableMapping[str, bytes]) -> tuple[int, int]:
+        """Write the chunks of `plan`, then its documents, into `store`; return how many chunks, and their bytes.
 
         Raises
         ------
@@ -167,25 +167,26 @@ class Appender:
         """
         for write in plan.writes:
             self._codec(write.array)  # refuses codecs before the first write
-        written = 0
-        running: set[Future[int]] = set()
+        sizes: list[int | None] = []
+        running: set[Future[int | None]] = set()
         try:
             for write, chunk, block in self._blocks(plan):
                 if self._pool is None:
-                    written += self._write(write, chunk, block, plan.new, store)
+                    sizes.append(self._write(write, chunk, block, plan.new, store))
                     continue
                 running.add(self._pool.submit(self._write, write, chunk, block, plan.new, store))
                 if len(running) >= self._in_flight:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    written += sum(future.result() for future in done)
-            written += sum(future.result() for future in running)
+                    sizes += [future.result() for future in done]
+            sizes += [future.result() for future in running]
         except BaseException:
             for future in running:
                 future.cancel()
             _wait_for(running)
             raise
         store.update(plan.documents)
-        return written
+        written = [size for size in sizes if size is not None]
+        return len(written), sum(written)
 
     def _blocks(self, plan: Plan) -> Iterator[tuple[ArrayWrite, ChunkWrite, Block]]:
         for write in plan.writes:
@@ -202,7 +203,7 @@ class Appender:
 
     def _write(
         self, write: ArrayWrite, chunk: ChunkWrite, values: Block, new: Slice, store: MutableMapping[str, bytes]
-    ) -> int:
+    ) -> int | None:
         array, codec = write.array, self._codecs[write.array.name]
         try:
             stored = to_stored(values, new.variables[array.name].source, write.encoding, self._settings.on_overflow)
@@ -211,22 +212,28 @@ class Appender:
             raise SliceError(
                 f"slice {new.name}: variable {array.name!r}, in the part that begins at index {offset}: {error}"
             ) from error
+        old = store.get(chunk.key) if chunk.keeps else None
         if stored.shape != array.chunks:
             whole = np.full(array.chunks, array.padding, array.dtype)
-            if chunk.keeps and write.axis is not None and (old := store.get(chunk.key)) is not None:
+            if old is not None and write.axis is not None:
                 kept = (*[slice(None)] * write.axis, slice(0, chunk.keeps))
                 whole[kept] = codec.decode(old)[kept]
             whole[chunk.in_chunk] = stored
             stored = whole
         try:
-            data = codec.encode(stored)
+            data = codec.encode(stored, old)
         except (ValueError, TypeError) as error:
             raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
+        if data is None:
+            if chunk.key not in store:
+                return None
+            # What lies here, as a stray that somebody left beyond the shape, would become data.
+            data = ChunkCodec(array).encode(stored, old) or b""
         store[chunk.key] = data
         return len(data)
 
 
-def _wait_for(running: set[Future[int]]) -> None:
+def _wait_for(running: set[Future[Any]]) -> None:
     """Return when nobody writes any more, so that the caller can undo what was written, however often interrupted."""
     while True:
         try:

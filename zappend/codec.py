@@ -1,33 +1,33 @@
-"""Stored values of one chunk ↔ the bytes under its key: the codecs of an array, as numcodecs has them.
+"""Stored values of one chunk ↔ the bytes under its key: the codecs of an array, in both formats.
 
-The bytes are those that zarr-python writes for the same metadata. Format 2 names numcodecs' own codecs; the codecs of
-format 3 are made of the same ones here, called directly and on the calling thread.
+The bytes are those that zarr-python writes for the same metadata, but for shards that are replaced under readers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numcodecs
 import numcodecs.blosc
 import numpy as np
 from numcodecs.compat import ensure_bytes, ensure_contiguous_ndarray
-from numcodecs.vlen import VLenUTF8
 
+from zappend.chunkspec import Block, ChunkSpec, holds_only
 from zappend.datatypes import is_variable_length
 from zappend.errors import TargetError
 from zappend.metadata import Array, Json
+from zappend.pipeline import Pipeline
 
 __all__ = ["ChunkCodec", "single_threaded_blosc"]
 
-Block = np.ndarray[Any, np.dtype[Any]]
-BytesCodec = tuple[Callable[[Any], Any], Callable[[Any], Any]]
+OBJECT_CODECS = frozenset({"vlen-utf8", "vlen-bytes", "json2", "msgpack2", "categorize"})
+"""Codecs of format 2 that make bytes of Python strings or bytes."""
 
-SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+IN_OWN_ORDER = frozenset({"json2", "msgpack2"})
+"""Codecs of format 2 that store the order of the axes themselves, and always the same."""
 
 
 @contextlib.contextmanager
@@ -53,41 +53,59 @@ _single_threaded_users = 0
 _threads_before: bool | None = None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """What turns an array into bytes and back."""
-
-    encode: Callable[[Block], Any]
-    decode: Callable[[Any], Block]
-
-
 class ChunkCodec:
     """Encodes and decodes the chunks of `array`; safe to use from many threads.
+
+    Parameters
+    ----------
+    array
+        The array. Where it has shards, a chunk is a whole shard.
+    write_empty
+        Whether chunks that hold only the fill value are written, and inner chunks of shards. Where a document of
+        format 2 has no fill value, readers take zero, NaT or an empty string for it, and so does this.
 
     Raises
     ------
     TargetError
-        If the array has a codec that is not supported.
+        If the array has a codec that is unknown or cannot be used; the message names both.
     """
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Array, write_empty: bool = True) -> None:
         self.array = array
-        self._to_bytes: _Step
-        self._then: list[BytesCodec] = []
+        self._write_empty = write_empty
+        self._codecs: _V2Codecs | Pipeline
         try:
             if array.zarr_format == 2:
-                self._build_v2(array.document)
+                self._codecs = _V2Codecs(array)
             else:
-                self._build_v3(array.document["codecs"])
+                spec = ChunkSpec(array.chunks, array.dtype, array.padding)
+                self._codecs = Pipeline(array.document["codecs"], spec, write_empty=write_empty)
         except (ValueError, KeyError, TypeError) as error:
             raise TargetError(f"array {array.name!r} has a codec that is not supported: {error}") from error
 
-    def encode(self, block: Block) -> bytes:
-        """Return the bytes of a whole chunk; `block` has the shape and the stored type of a chunk."""
-        data = self._to_bytes.encode(block)
-        for encode, _ in self._then:
-            data = encode(data)
-        return bytes(ensure_bytes(data))
+    def encode(self, block: Block, old: bytes | None = None) -> bytes | None:
+        """Return the bytes of a whole chunk, or ``None`` if there must be none.
+
+        Parameters
+        ----------
+        block
+            The values, in the shape and the stored type of a chunk.
+        old
+            The stored bytes of the same chunk, if readers see a part of it: see `Shards.encode`.
+
+        Returns
+        -------
+        data
+            The bytes; ``None`` only without `write_empty`, for a chunk that holds nothing but the fill value.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a codec cannot encode these values.
+        """
+        if not self._write_empty and holds_only(block, self.array.padding):
+            return None
+        return self._codecs.encode(block, old)
 
     def decode(self, data: bytes) -> Block:
         """Return the values of a whole chunk; they are not to be written to.
@@ -98,100 +116,50 @@ class ChunkCodec:
             If `data` is not what this array's codecs write.
         """
         try:
-            value: Any = data
-            for _, decode in reversed(self._then):
-                value = decode(value)
-            return self._to_bytes.decode(value)
+            return self._codecs.decode(data)
         except Exception as error:
             # What damaged bytes raise is up to each codec.
             raise TargetError(f"a chunk of {self.array.name!r} cannot be decoded: {error}") from error
 
-    def _build_v2(self, document: Json) -> None:
-        order, shape, dtype = document.get("order", "C"), self.array.chunks, self.array.dtype
-        filters = [_numcodec(config) for config in document.get("filters") or ()]
-        if document.get("compressor"):
-            compressor = _numcodec(document["compressor"])
-            self._then.append((compressor.encode, compressor.decode))
 
-        def encode(block: Block) -> Any:
-            data: Any = block.astype(dtype, order=order, copy=False)
-            for codec in filters:
-                data = codec.encode(data)
-            return data
+class _V2Codecs:
+    """The filters and the compressor of format 2, which are numcodecs' own."""
 
-        def decode(data: Any) -> Block:
-            for codec in reversed(filters):
-                data = codec.decode(data)
-            if is_variable_length(dtype):
-                return np.asarray(data, dtype=object).reshape(shape, order=order)
-            values: Block = ensure_contiguous_ndarray(data).view(dtype).reshape(shape, order=order)
-            return values
+    def __init__(self, array: Array) -> None:
+        document = array.document
+        self._shape, self._dtype = array.chunks, array.dtype
+        self._order: Literal["C", "F"] = document.get("order", "C")
+        configs = [*(document.get("filters") or ()), *filter(None, [document.get("compressor")])]
+        self._codecs = [_numcodec(config) for config in configs]
+        names = {config["id"] for config in configs}
+        if is_variable_length(self._dtype) and not names & OBJECT_CODECS:
+            raise ValueError(f"objects without one of {sorted(OBJECT_CODECS)}")
+        if self._order == "F" and len(self._shape) > 1 and names & IN_OWN_ORDER:
+            raise ValueError(f"{min(names & IN_OWN_ORDER)!r} with order 'F', which readers read back in another order")
 
-        if is_variable_length(dtype) and not any(isinstance(codec, VLenUTF8) for codec in filters):
-            raise ValueError("objects without the filter 'vlen-utf8'")
-        self._to_bytes = _Step(encode, decode)
+    def encode(self, block: Block, old: bytes | None = None) -> bytes:
+        data: Any = block.astype(self._dtype, order=self._order, copy=False)
+        for codec in self._codecs:
+            data = codec.encode(data)
+        return bytes(ensure_bytes(data))
 
-    def _build_v3(self, codecs: list[Json]) -> None:
-        shape, dtype = self.array.chunks, self.array.dtype
-        axes = tuple(range(len(shape)))
-        left = list(codecs)
-        while left and left[0]["name"] == "transpose":
-            order = left.pop(0)["configuration"]["order"]
-            axes = tuple(axes[axis] for axis in order)
-        stored_shape = tuple(shape[axis] for axis in axes)
-        back = tuple(int(axis) for axis in np.argsort(axes))
-        to_bytes = left.pop(0)
-        self._then = [_v3_bytes_codec(config) for config in left]
-        if to_bytes["name"] == "vlen-utf8" and is_variable_length(dtype):
-            vlen = VLenUTF8()
-            self._to_bytes = _Step(
-                lambda block: vlen.encode(np.ascontiguousarray(block.transpose(axes)).reshape(-1)),
-                lambda data: np.asarray(vlen.decode(data), object).reshape(stored_shape).transpose(back),
-            )
-        elif to_bytes["name"] == "bytes" and not is_variable_length(dtype):
-            endian = to_bytes.get("configuration", {}).get("endian", "little")
-            stored = dtype.newbyteorder(">" if endian == "big" else "<")
-            self._to_bytes = _Step(
-                lambda block: np.ascontiguousarray(block.transpose(axes), stored).reshape(-1).view("u1"),
-                lambda data: ensure_contiguous_ndarray(data).view(stored).reshape(stored_shape).transpose(back),
-            )
+    def decode(self, data: Any) -> Block:
+        for codec in reversed(self._codecs):
+            data = codec.decode(data)
+        if isinstance(data, np.ndarray) and data.dtype == object:
+            values = data.astype(self._dtype, copy=False).reshape(-1)
         else:
-            raise ValueError(f"{to_bytes['name']!r} for values of type {dtype}")
+            values = ensure_contiguous_ndarray(data).view(self._dtype)
+        return values.reshape(self._shape, order=self._order)
 
 
 def _numcodec(config: Json) -> Any:
-    if config["id"] == "pickle":
+    name = config["id"]
+    if name == "pickle":
         raise ValueError("'pickle', which runs any code when it is read")
-    return numcodecs.get_codec(dict(config))
-
-
-def _v3_bytes_codec(config: Json) -> BytesCodec:
-    options = dict(config.get("configuration", {}))
-    codec: Any
-    match config["name"]:
-        case "blosc":
-            options["shuffle"] = SHUFFLES[options["shuffle"]]
-            codec = numcodecs.blosc.Blosc(**options)
-        case "gzip":
-            codec = numcodecs.GZip(**options)
-        case "zstd":
-            codec = numcodecs.Zstd(**options)
-        case "crc32c":
-            return _append_crc32c, _check_crc32c
-        case name:
-            raise ValueError(repr(name))
-    return codec.encode, codec.decode
-
-
-def _append_crc32c(data: Any) -> bytes:
-    import google_crc32c  # comes with zarr, and few arrays have this codec
-
-    content = bytes(ensure_bytes(data))
-    return content + int(google_crc32c.value(content)).to_bytes(4, "little")
-
-
-def _check_crc32c(data: Any) -> bytes:
-    content = bytes(ensure_bytes(data))
-    if _append_crc32c(content[:-4]) != content:
-        raise ValueError("its crc32c checksum does not match")
-    return content[:-4]
+    if name == "vlen-array":
+        raise ValueError("'vlen-array', for arrays of arrays")
+    try:
+        return numcodecs.get_codec(dict(config))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{name!r}: {error}") from error

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from zappend.datatypes import fill_to_attribute, fill_to_json, is_variable_length, v3_fill_to_json, v3_type
+from zappend.datatypes import default_fill, fill_to_attribute, fill_to_json, v3_fill_to_json, v3_type
 from zappend.encoding import Encoding, encoding_attrs
 
-__all__ = ["Array", "Cube", "Json", "ZarrFormat", "dump", "encodings_of", "new_array", "new_cube"]
+__all__ = ["Array", "Cube", "Json", "ZarrFormat", "dump", "encodings_of", "name_and_options", "new_array", "new_cube"]
 
 Json = dict[str, Any]
 ZarrFormat = int
@@ -37,9 +37,9 @@ class Array:
     zarr_format
         2 or 3.
     shape, chunks, dims
-        Sizes, sizes of a chunk, and names of the dimensions, in order.
+        Sizes, sizes of a chunk, and names of the dimensions, in order. Where there are shards, `chunks` are they.
     dtype
-        Type of the stored values; ``object`` for strings of any length.
+        Type of the stored values; ``object`` for strings and bytes of any length, see `datatypes.BYTES`.
     fill_value
         What a missing chunk and the rest of a chunk at the edge hold; ``None`` if the document says none.
     attrs
@@ -65,13 +65,20 @@ class Array:
 
     @property
     def padding(self) -> Any:
-        """What fills the part of a chunk beyond the shape; as in zarr-python, zero where no fill value is set."""
-        if self.fill_value is not None:
-            return self.fill_value
-        return "" if is_variable_length(self.dtype) else np.zeros((), self.dtype)[()]
+        """What fills the part of a chunk beyond the shape; as in zarr-python, zero or NaT where none is set."""
+        return default_fill(self.dtype) if self.fill_value is None else self.fill_value
 
     @property
     def inner_chunks(self) -> tuple[int, ...]:
+        """Sizes of a chunk inside a shard, which readers can read alone; `chunks` where there are no shards."""
+        axes = list(range(len(self.shape)))
+        for codec in self.document.get("codecs", ()):
+            name, options = name_and_options(codec)
+            if name == "transpose":
+                axes = [axes[axis] for axis in options["order"]]
+            elif name == "sharding_indexed":
+                sizes = dict(zip(axes, options["chunk_shape"], strict=True))
+                return tuple(sizes[axis] for axis in range(len(axes)))
         return self.chunks
 
     def resized(self, axis: int, size: int) -> Array:
@@ -257,6 +264,11 @@ def encodings_of(cube: Cube) -> dict[str, Encoding]:
             shared = {key: found[name].attrs[key] for key in ("units", "calendar") if key in found[name].attrs}
             found[bounds] = replace(own, attrs={**shared, **own.attrs})
     return found
+
+
+def name_and_options(member: Any) -> tuple[str, Json]:
+    """Return the name and the configuration of a codec of format 3; without a configuration it may be a mere name."""
+    return (member, {}) if isinstance(member, str) else (member["name"], member.get("configuration") or {})
 
 
 def dump(document: Json) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from zappend.datatypes import fill_from_attribute, fill_from_json, v3_dtype, v3_fill
+from zappend.datatypes import BYTES, fill_from_attribute, fill_from_json, is_variable_length, v3_dtype, v3_fill
 from zappend.errors import TargetError
 from zappend.metadata import DIMENSIONS, FILL, Array, Cube, Json, ZarrFormat
 
@@ -151,6 +151,9 @@ def _parse_v2(name: str, documents: dict[str, Json]) -> Array:
     if not isinstance(document["dtype"], str):
         raise TargetError(f"array {name!r} has a structured type, which cannot be appended to")
     dtype = np.dtype(document["dtype"])
+    members = [*(document.get("filters") or ()), document.get("compressor") or {}]
+    if is_variable_length(dtype) and any(codec.get("id") == "vlen-bytes" for codec in members):
+        dtype = BYTES
     fill = fill_from_json(document["fill_value"], dtype)
     if fill is not None:
         attrs[FILL] = fill
