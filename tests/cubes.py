@@ -82,10 +82,14 @@ def assert_cube(target: Any, expected: xr.Dataset) -> None:
             assert array.shape == expected[name].shape
 
 
+def zarr_store(mapping: Mapping[str, bytes]) -> zarr.storage.MemoryStore:
+    """Return a store of zarr with the keys of `mapping`."""
+    return zarr.storage.MemoryStore({key: cpu.Buffer.from_bytes(value) for key, value in mapping.items()})
+
+
 def open_mapping(mapping: Mapping[str, bytes]) -> xr.Dataset:
     """Return the cube in `mapping`, loaded."""
-    store = zarr.storage.MemoryStore({key: cpu.Buffer.from_bytes(value) for key, value in mapping.items()})
-    with xr.open_zarr(store, chunks=None) as cube:
+    with xr.open_zarr(zarr_store(mapping), chunks=None) as cube:
         return cube.load()
 
 

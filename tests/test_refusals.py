@@ -39,7 +39,10 @@ SLICES: dict[str, tuple[Change, str]] = {
     "an extra variable": (lambda d: d.assign(extra=d.a), "variable 'extra' is not in the target"),
     "other dimensions": (lambda d: d.assign(a=d.a.transpose()), "dimensions ('x', 'y', 'time'), expected"),
     "another unit": (lambda d: d.assign(a=d.a.assign_attrs(units="degC")), "has units 'degC', expected 'K'"),
-    "another type": (lambda d: d.assign(a=d.a.astype(str)), "variable 'a' holds strings (<U32), expected numbers (float32)"),
+    "another type": (
+        lambda d: d.assign(a=d.a.astype(str)),
+        "holds strings (<U32), expected numbers (float32)",
+    ),
     "a time between units": (
         lambda d: d.assign_coords(time=d.time + np.timedelta64(90, "m")),
         "cannot be expressed exactly as int32 in 'hours since 2024-01-01'",

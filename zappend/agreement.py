@@ -54,7 +54,7 @@ def _differences(array: Array, encoding: Encoding, wanted: EncodingSettings) -> 
     if wanted.calendar is not UNSET:
         calendar = Encoding(encoding.dtype, {"calendar": wanted.calendar}).calendar
         found.append(("calendar", encoding.calendar, calendar))
-    shards = array.chunks if array.inner_chunks != array.chunks else None
+    shards = array.chunks if array.is_sharded else None
     nothing = (None,) * len(array.dims)
     for key, ours in (("chunks", array.inner_chunks), ("shards", shards)):
         value = getattr(wanted, key)

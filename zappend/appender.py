@@ -206,12 +206,11 @@ class Appender:
     ) -> int | None:
         array, codec = write.array, self._codecs[write.array.name]
         try:
-            stored = to_stored(values, new.variables[array.name].source, write.encoding, self._settings.on_overflow)
+            on_overflow = "error" if array.name in new.coords else self._settings.on_overflow
+            stored = to_stored(values, new.variables[array.name].source, write.encoding, on_overflow)
         except EncodingError as error:
-            offset = [part.start for part in chunk.in_slice]
-            raise SliceError(
-                f"slice {new.name}: variable {array.name!r}, in the part that begins at index {offset}: {error}"
-            ) from error
+            where = error.shifted(part.start for part in chunk.in_slice)
+            raise SliceError(f"slice {new.name}: variable {array.name!r}: {where}") from error
         old = store.get(chunk.key) if chunk.keeps else None
         if stored.shape != array.chunks:
             whole = np.full(array.chunks, array.padding, array.dtype)
@@ -228,7 +227,8 @@ class Appender:
             if chunk.key not in store:
                 return None
             # What lies here, as a stray that somebody left beyond the shape, would become data.
-            data = ChunkCodec(array).encode(stored, old) or b""
+            data = ChunkCodec(array).encode(stored, old)
+            assert data is not None
         store[chunk.key] = data
         return len(data)
 

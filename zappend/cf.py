@@ -60,12 +60,12 @@ def choose_encoding(values: Block, wanted: Mapping[str, Any], *, exactly: bool =
     dtype = np.dtype(named) if named is not None else None
     if kind in ("times", "durations") and not (exactly and dtype is not None and dtype.kind not in "iuf"):
         return choose_time_encoding(values, wanted, exactly=exactly)
+    mask = {} if wanted.get("_FillValue") is None else {"_FillValue": wanted["_FillValue"]}
     if exactly and dtype is not None and (dtype.kind not in "iufc" or kind not in ("numbers", "complex numbers")):
-        mask = {} if wanted.get("_FillValue") is None else {"_FillValue": wanted["_FillValue"]}
         return Encoding(dtype, mask)
     if kind in ("strings", "bytes"):
         any_length = BYTES if kind == "bytes" else STRING
-        return Encoding(values.dtype if values.dtype.kind == "S" else any_length, {})
+        return Encoding(values.dtype if values.dtype.kind == "S" else any_length, mask)
     if kind in ("booleans", "raw bytes"):
         return Encoding(values.dtype, {})
     if dtype is None or dtype.kind not in "iufc":
@@ -147,7 +147,8 @@ def _encode_numbers(values: Block, target: Encoding, on_overflow: Overflow) -> B
     above = outside & (numbers > 0) if outside.any() else outside
     if missing.any() or outside.any():
         numbers = np.where(missing | outside, numbers.dtype.type(0), numbers)
-    stored = cast_exactly(numbers, dtype, values)
+    hint = "; on_overflow 'clip' stores the nearest that it holds, 'mask' a missing value" if dtype.kind != "c" else ""
+    stored = cast_exactly(numbers, dtype, values, hint)
     if on_overflow == "clip" and outside.any():
         low, high = _limits(target)
         stored = np.where(above, high, np.where(outside, low, stored))

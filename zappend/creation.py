@@ -25,6 +25,7 @@ from zappend.encoding import (
     decode,
     is_storable,
     kind_of_type,
+    same,
 )
 from zappend.errors import UsageError
 from zappend.metadata import Array, new_array
@@ -85,6 +86,10 @@ def create_array(
     encoding = _choose(variable, wanted)
     if encoding.packing is not None and kind_of_type(encoding.dtype) not in ("numbers", "complex numbers"):
         raise EncodingError(f"{variable.kind} cannot be packed by scale_factor and add_offset")
+    if zarr_format == 3 and "_FillValue" in encoding.attrs and encoding.kind in ("strings", "bytes"):
+        raise EncodingError(
+            f"in Zarr format 3 xarray cannot read {encoding.kind} with a fill value; leave it out, or use zarr_format 2"
+        )
     axis = variable.dims.index(dim) if dim in variable.dims else None
     chunks, shards = _choose_shapes(variable, wanted, encoding, axis, is_label=is_label, is_coord=is_coord)
     codecs = codecs_for(
@@ -134,7 +139,24 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
     encoding = choose_encoding(values, known, exactly=exactly)
     if not is_storable(variable.kind, encoding.kind):
         raise EncodingError(f"{variable.kind} cannot be stored as {encoding.dtype}, which holds {encoding.kind}")
+    fill = configured.get("_FillValue")
+    if fill is not None and not _is_one_of(fill, encoding.dtype):
+        raise EncodingError(f"the setting fill_value is {fill!r}, which is none of {encoding.dtype}")
     return encoding
+
+
+def _is_one_of(fill: Any, dtype: np.dtype[Any]) -> bool:
+    """Tell whether `fill` is a value of `dtype`, but for the digits that floats lose."""
+    kind = kind_of_type(dtype)
+    if not isinstance(fill, {"strings": str, "bytes": bytes}.get(kind, (int, float, complex))):
+        return False
+    try:
+        with np.errstate(all="ignore"):
+            cast: Any = np.asarray(fill).astype(dtype)[()]
+    except (ValueError, TypeError, OverflowError):
+        return False
+    number: Any = fill
+    return bool(np.isfinite(cast) or not np.isfinite(number)) if dtype.kind in "fc" else same(cast, number)
 
 
 def _values(variable: SliceVariable) -> Block:

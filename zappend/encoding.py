@@ -6,7 +6,7 @@ Conventions: https://cfconventions.org (4.4 time coordinates, 8.1 packed data, 2
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,34 @@ NUMBERS_OF = ("scale_factor", "add_offset")
 
 
 class EncodingError(ValueError):
-    """A value cannot be stored so that it reads back as it was; the message says which, and why."""
+    """A value cannot be stored so that it reads back as it was; the message says which, and why.
+
+    Parameters
+    ----------
+    why
+        What is wrong.
+    value, index
+        The first value that is wrong, and where it is in the block; without an index it is the whole block.
+    more
+        How many more there are.
+    """
+
+    def __init__(self, why: str, value: Any = None, index: tuple[int, ...] | None = None, more: int = 0) -> None:
+        super().__init__(why)
+        self._why, self._value, self._index, self._more = why, value, index, more
+
+    def __str__(self) -> str:
+        if self._index is None:
+            return self._why
+        others = f" (and {self._more} more)" if self._more else ""
+        return f"{self._value!s} at index {list(self._index)}{others}: {self._why}"
+
+    def shifted(self, offset: Iterable[int]) -> EncodingError:
+        """Return this error for a block that is a part of a larger one, and begins at `offset` there."""
+        if self._index is None:
+            return self
+        index = tuple(i + start for i, start in zip(self._index, offset, strict=True))
+        return EncodingError(self._why, self._value, index, self._more)
 
 
 @dataclass(frozen=True)
@@ -309,19 +336,20 @@ def show(value: Any, encoding: Encoding) -> str:
     return str(decoded)
 
 
-def cast_exactly(numbers: Block, dtype: np.dtype[Any], values: Block) -> Block:
+def cast_exactly(numbers: Block, dtype: np.dtype[Any], values: Block, hint: str = "") -> Block:
     """Return `numbers` in `dtype`, or raise `EncodingError` for the first of `values` that it cannot hold.
 
-    Floats may lose digits, but not become infinite; whole numbers stay what they are.
+    Floats may lose digits, but not become infinite; whole numbers stay what they are. `hint` tells what can be
+    done about numbers that are too large.
     """
     if numbers.dtype == dtype:
         return numbers
     outside = outside_of(numbers, dtype)
     if outside.any() and dtype.kind in "iu":
         info = np.iinfo(dtype)
-        raise refusal(f"outside of what {dtype} holds, which is {info.min} to {info.max}", values, outside)
+        raise refusal(f"outside of what {dtype} holds, which is {info.min} to {info.max}{hint}", values, outside)
     if outside.any():
-        raise refusal(f"too large for {dtype}", values, outside)
+        raise refusal(f"too large for {dtype}{hint}", values, outside)
     with np.errstate(all="ignore"):
         cast = numbers.astype(dtype)
         if dtype.kind in "iu":
@@ -377,9 +405,7 @@ def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding)
 def refusal(why: str, values: Block, where: Block) -> EncodingError:
     """Return the error that says `why` the first of `values` at `where` cannot be stored."""
     index = tuple(int(i) for i in np.argwhere(where)[0])
-    more = int(np.count_nonzero(where)) - 1
-    others = f" (and {more} more)" if more else ""
-    return EncodingError(f"{values[index]!s} at index {list(index)}{others}: {why}")
+    return EncodingError(why, values[index], index, int(np.count_nonzero(where)) - 1)
 
 
 def same(a: Any, b: Any) -> bool:

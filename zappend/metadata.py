@@ -69,6 +69,11 @@ class Array:
         return default_fill(self.dtype) if self.fill_value is None else self.fill_value
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether its chunks are shards, which hold inner chunks."""
+        return any(name_and_options(codec)[0] == "sharding_indexed" for codec in self.document.get("codecs", ()))
+
+    @property
     def inner_chunks(self) -> tuple[int, ...]:
         """Sizes of a chunk inside a shard, which readers can read alone; `chunks` where there are no shards."""
         axes = list(range(len(self.shape)))

@@ -6,6 +6,7 @@ chunks to write, with their keys, and the documents. Dry run, undo log and write
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ __all__ = ["ArrayWrite", "ChunkWrite", "Plan", "plan_append", "plan_creation"]
 Region = tuple[slice, ...]
 
 DEFAULT_FORMAT = 2
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,7 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
         if dim in array.dims:
             axis = array.dims.index(dim)
             writes.append(ArrayWrite(array.resized(axis, old_size + size), encodings[name], axis, old_size))
+    _warn_of_shards(new, writes, size)
     arrays = {write.array.name: write.array for write in writes}
     grown = replace(cube, arrays={**cube.arrays, **arrays})
     if settings.attrs_update_mode in ("replace", "update"):
@@ -250,3 +254,18 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
         grown = grown.with_attrs({**kept, **new.attrs})
     documents = grown.documents(arrays.values(), attrs_changed=grown.attrs != cube.attrs)
     return Plan(False, old_size, old_size + size, new, tuple(writes), documents, grown)
+
+
+def _warn_of_shards(new: Slice, writes: list[ArrayWrite], size: int) -> None:
+    """Warn of the cost of slices that are smaller than a shard: each one writes the last shard again."""
+    for write in writes:
+        array, axis = write.array, write.axis
+        if axis is not None and array.is_sharded and size % array.chunks[axis]:
+            log.warning(
+                "slice %s has %d of the %d labels of a shard of %r: the last shard is read and written again each time",
+                new.name,
+                size,
+                array.chunks[axis],
+                array.name,
+            )
+            return
