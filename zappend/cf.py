@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from zappend.datatypes import BYTES, STRING, is_bytes
 from zappend.encoding import (
     PACKING_KEYS,
     Block,
@@ -47,8 +48,9 @@ def choose_encoding(values: Block, wanted: Mapping[str, Any]) -> Encoding:
     if kind in "Mm" or is_cftime(values):
         return choose_time_encoding(values, wanted)
     if kind in "OUT":
-        return Encoding(np.dtype("O"), {})
-    if kind in "bS":
+        first = next((value for value in values.flat if value is not None), None)
+        return Encoding(BYTES if isinstance(first, bytes) else STRING, {})
+    if kind in "bSV":
         return Encoding(values.dtype, {})
     dtype = values.dtype
     if kind in "iufc" and (named := wanted.get("dtype")) is not None and np.dtype(named).kind in "iufc":
@@ -84,6 +86,8 @@ def to_stored(values: Block, source: Encoding | None, target: Encoding) -> Block
         if source.stores_like(target):
             return values.astype(target.dtype, copy=False)
         values = decode(values, source)
+    if target.dtype.kind in "mMV" or values.dtype.kind == "V":
+        return _copy_exactly(values, target)
     if target.is_time or target.is_duration or values.dtype.kind in "Mm":
         return encode_times(values, target)
     if target.dtype == object or values.dtype.kind in "OUST":
@@ -127,20 +131,39 @@ def _encode_numbers(values: Block, target: Encoding) -> Block:
     return fill_missing(cast_exactly(numbers, dtype, values), values, missing, target)
 
 
+# Times as NumPy has them, and raw bytes.
+
+
+def _copy_exactly(values: Block, target: Encoding) -> Block:
+    dtype, fill = target.dtype, target.attrs.get("_FillValue")
+    if values.dtype.kind != dtype.kind or (dtype.kind == "V" and values.dtype != dtype):
+        raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
+    stored, missing = values.astype(dtype), is_missing(values)
+    wrong = np.asarray(stored.astype(values.dtype) != values) & ~missing
+    if wrong.any():
+        raise refusal(f"not exact in {dtype}", values, wrong)
+    if fill is not None and (masked := np.asarray(stored == fill) & ~missing).any():
+        raise refusal("a valid value that _FillValue marks as missing", values, masked)
+    return stored
+
+
 # Strings.
 
 
 def _encode_strings(values: Block, target: Encoding) -> Block:
     dtype = target.dtype
+    kind: type = bytes if is_bytes(dtype) else str
+    if is_bytes(dtype) and values.dtype.kind == "S":
+        return _encode_strings(values.astype(object), target)
     if values.dtype.kind == "S" or dtype.kind == "S":
         if values.dtype.kind != dtype.kind:
             raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
     elif values.dtype.kind not in "OUT" or dtype.kind not in "OU":
         raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
     if values.dtype.kind in "OT":
-        wrong = np.fromiter((not isinstance(value, str) for value in values.flat), bool, values.size)
+        wrong = np.fromiter((not isinstance(value, kind) for value in values.flat), bool, values.size)
         if wrong.any():
-            raise refusal("not a string", values, wrong.reshape(values.shape))
+            raise refusal("no bytes" if kind is bytes else "not a string", values, wrong.reshape(values.shape))
     stored = values.astype(dtype)
     wrong = np.asarray(stored.astype(object) != values.astype(object))
     if wrong.any():

@@ -265,7 +265,11 @@ def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariabl
     if not name or set(name) & set("/\\\0") or name.startswith(".") or len(os.fsencode(name)) > LONGEST_NAME:
         raise SliceError(f"slice {slice_name}: {name[:80]!r} cannot be the name of an array in a cube")
     dtype = np.dtype(variable.dtype)
-    if dtype.kind not in "biufcOUSTmM" or dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize):
+    if (
+        dtype.kind not in "biufcOUSTVmM"
+        or dtype.names
+        or dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize)
+    ):
         raise SliceError(f"slice {slice_name}: variable {name!r} has the type {dtype}, which cannot be stored")
     stored = encoding_attrs(variable.attrs, dtype) if dtype.kind not in "mM" else {}
     masks = {"_FillValue", "missing_value"} if dtype.kind in "biufcOUST" else set()
