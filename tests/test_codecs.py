@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,12 +14,16 @@ import numcodecs
 import numcodecs.registry
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 import zarr.registry
+from zarr.abc.codec import ArrayArrayCodec
 
+import zappend
 from zappend.codec import ChunkCodec, single_threaded_blosc
+from zappend.datatypes import BYTES, STRING, fill_to_attribute, is_bytes
 from zappend.errors import TargetError
-from zappend.metadata import Array
+from zappend.metadata import Array, new_array
 from zappend.reader import CubeReader
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning", "ignore:Numcodecs codecs are not")
@@ -157,7 +164,7 @@ def check(mapping: Mapping[str, bytes], dtype: str, *, skip: int = 0, seed: int 
     by_zarr = read_by_zarr(mapping)
     for key, block, region in blocks(array, values_of(array.shape, dtype, seed)):
         with single_threaded_blosc():
-            data = codec.encode(block)
+            data = codec.encode(block, None, tuple(side.stop - side.start for side in region))
         assert data is not None
         assert data[skip:] == mapping[key][skip:], key
         decoded = codec.decode(mapping[key])
@@ -428,3 +435,235 @@ def test_every_type(dtype: str, zarr_format: int) -> None:
     for shape, chunks in SHAPES:
         if dtype != "bytes" or shape:  # zarr 3.4 does not write bytes of any length into an array without dimensions
             check(make(shape, chunks, dtype, zarr_format, members), dtype)
+
+
+# Through the public surface.
+
+
+def grown(mapping: Mapping[str, bytes], shape: tuple[int, ...]) -> dict[str, bytes]:
+    """Return the documents of `mapping` with an array ``a`` of `shape`, dimensions named, and no chunk."""
+    found = {key: data for key, data in mapping.items() if not key.startswith(("a/c/", "a/0"))}
+    last = "a/zarr.json" if "a/zarr.json" in found else "a/.zarray"
+    document = {**json.loads(found[last]), "shape": shape}
+    if "dimension_names" in document:
+        document = {**document, "dimension_names": ["time", "x"], "attributes": {}}
+    else:
+        found["a/.zattrs"] = json.dumps({"_ARRAY_DIMENSIONS": ["time", "x"]}).encode()
+    return {**found, last: json.dumps(document).encode()}
+
+
+@pytest.mark.parametrize(
+    ("zarr_format", "dtype", "members"),
+    [
+        (
+            2,
+            "<f4",
+            {"order": "F", "filters": [{"id": "delta", "dtype": "<f4"}], "compressor": {"id": "bz2", "level": 1}},
+        ),
+        (2, ">i4", {"compressor": {"id": "lz4", "acceleration": 1}}),
+        (2, "string", {"compressor": {"id": "zlib", "level": 1}}),
+        (2, "bytes", {}),
+        (2, "S3", {}),
+        (2, "V3", {}),
+        (2, "<c8", {}),
+        (2, "<M8[ns]", {}),
+        (2, ">m8[s]", {}),
+        (3, "<f4", {"codecs": [named("transpose", order=[1, 0]), BIG, named("numcodecs.bz2", level=1)]}),
+        (3, "<i4", {"codecs": [sharded(1, 2, codecs=[named("numcodecs.delta", dtype="<i4"), BIG])]}),
+        (3, "string", {"codecs": [sharded(1, 2, codecs=[named("vlen-utf8")])]}),
+        (3, "bytes", {"codecs": [named("vlen-bytes"), named("gzip", level=1)]}),
+        (3, "<U3", {"codecs": [LITTLE]}),
+        (3, "V3", {"codecs": [{"name": "bytes"}]}),
+        (3, "<f2", {"codecs": [LITTLE]}),
+        (3, "<M8[ns]", {"codecs": [LITTLE]}),
+        (3, "<m8[s]", {"codecs": [LITTLE]}),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_appended_chunks_are_those_that_zarr_writes(
+    zarr_format: int, dtype: str, members: dict[str, Any], threads: int
+) -> None:
+    made = make((6, 5), (2, 4), dtype, zarr_format, members)
+    values = values_of((6, 5), dtype)
+    expected = written(grown(made, (6, 5)), values)
+    target = written(grown(made, (2, 5)), values[:2])
+    parts = [xr.Dataset({"a": (("time", "x"), values[2:4])}), xr.Dataset({"a": (("time", "x"), values[4:])})]
+    assert zappend.append(target, parts, append_step="any", threads=threads) == 2
+    skip = GZIP_HEADER if "gzip" in str(members) else 0
+    assert {k: v[skip:] for k, v in target.items() if "a/c/" in k or "a/0" in k or "a/1" in k or "a/2" in k} == {
+        k: v[skip:] for k, v in expected.items() if not k.endswith(("json", "zarray", "zattrs", "zgroup"))
+    }
+    np.testing.assert_array_equal(read_by_zarr(target), read_by_zarr(expected))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_an_unknown_codec_is_refused_before_anything_is_written(zarr_format: int) -> None:
+    made = make((2, 5), (2, 4), "<f4", zarr_format, {} if zarr_format == 2 else {"codecs": [LITTLE]})
+    target = grown(made, (2, 5))
+    last = "a/zarr.json" if zarr_format == 3 else "a/.zarray"
+    unknown = {"codecs": [LITTLE, named("unheard-of")]} if zarr_format == 3 else {"compressor": {"id": "unheard-of"}}
+    target[last] = json.dumps({**json.loads(target[last]), **unknown}).encode()
+    before = dict(target)
+    with pytest.raises(TargetError, match="array 'a' has a codec that is not supported: 'unheard-of'"):
+        zappend.append(target, [xr.Dataset({"a": (("time", "x"), values_of((2, 5), "<f4"))})], append_step="any")
+    assert target == before
+
+
+async def test_codecs_of_zarr_are_called_where_a_loop_runs() -> None:
+    # As in a notebook, whose cells are run by one.
+    assert asyncio.get_running_loop() is not None
+    check(make((4, 5), (2, 3), "<i4", 3, {"codecs": [LITTLE, named("numcodecs.zlib", level=1)]}), "<i4")
+
+
+def test_codecs_of_zarr_are_called_in_a_forked_process() -> None:
+    code = """
+import os, sys, numpy as np
+from zappend.chunkspec import ChunkSpec
+from zappend.zarrcodec import ZarrCodecs
+codecs = [{"name": "bytes"}, {"name": "numcodecs.zlib", "configuration": {"level": 1}}]
+zarrs = ZarrCodecs(codecs, ChunkSpec((3,), np.dtype("u1"), 0), write_empty=True)
+def works(): return zarrs.decode(1, zarrs.encode(1, b"abc")) == b"abc"
+assert works()
+if (child := os.fork()) == 0:
+    os._exit(0 if works() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    # Python warns of forks among threads; what is tested is that they do no harm here.
+    options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+class Negative(ArrayArrayCodec):
+    """A codec of a third party."""
+
+    is_fixed_size = True
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Negative:
+        return cls()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "test.negative", "configuration": {}}
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        return input_byte_length
+
+    async def _encode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(-chunk_data.as_numpy_array())
+
+    _decode_single = _encode_single
+
+
+def test_a_codec_of_a_third_party() -> None:
+    zarr.registry.register_codec("test.negative", Negative)
+    mapping = make((4, 5), (2, 3), "<i4", 3, {"codecs": [named("test.negative"), LITTLE]})
+    check(mapping, "<i4")
+    assert -values_of((4, 5), "<i4")[0, 0] == np.frombuffer(mapping["a/c/0/0"], "<i4")[0]
+
+
+def test_damaged_bytes_are_refused() -> None:
+    for codecs in ([LITTLE, {"name": "crc32c"}], [LITTLE, named("numcodecs.adler32")], [LITTLE]):
+        mapping = make((2, 3), (2, 3), "<i4", 3, {"codecs": codecs})
+        with pytest.raises(TargetError, match="'a' cannot be decoded"):
+            ChunkCodec(read_array(mapping)).decode(mapping["a/c/0/0"][:-1])
+
+
+# Documents.
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [
+        *((dtype, fill) for dtype in ("<f2", "<f4", "<f8") for fill in (np.nan, np.inf, -np.inf, 0.1, -0.0)),
+        *((dtype, fill) for dtype in ("<c8", "<c16") for fill in (complex(np.nan, 1), complex(-np.inf, 0.1), 0)),
+        *(("i1", -128), ("u1", 255), ("<i2", -1), ("<u4", 2**32 - 1), ("<i8", -(2**63)), ("<u8", 2**64 - 1)),
+        *((dtype, fill) for dtype in ("<M8[ns]", "<M8[25s]", "<m8[us]", "<m8[D]") for fill in ("NaT", 7)),
+        *(("?", True), ("?", False), ("<U4", "é"), ("<U4", ""), ("S4", b"ab"), ("S4", b""), ("V3", b"abc")),
+        *(("string", "x"), ("string", ""), ("bytes", b"\0q"), ("bytes", b"")),
+    ],
+)
+def test_types_and_fill_values_are_spelled_as_zarr_spells_them(dtype: str, fill: Any, zarr_format: int) -> None:
+    store = zarr.storage.MemoryStore()
+    group = zarr.create_group(store, zarr_format=zarr_format)
+    native = {"string": STRING, "bytes": BYTES}.get(dtype) or np.dtype(dtype)
+    kind = zarr_type(dtype)
+    given = np.array(fill, native).view(native)[()] if native.kind in "mM" and fill != "NaT" else fill
+    array = group.create_array(
+        "a",
+        shape=(2,),
+        chunks=(2,),
+        dtype=kind if dtype in ("string", "bytes") else native,
+        fill_value=given,
+        compressors=None,
+        dimension_names=["x"] if zarr_format == 3 else None,
+    )
+    if zarr_format == 2:
+        array.attrs["_ARRAY_DIMENSIONS"] = ["x"]
+    mapping = contents(store)
+    found = read_array(mapping)
+    assert found.dtype == native
+    assert is_bytes(found.dtype) is (dtype == "bytes")
+    again = new_array(
+        "a",
+        zarr_format,
+        shape=(2,),
+        chunks=(2,),
+        dims=("x",),
+        dtype=native,
+        fill_value=found.fill_value,
+        attrs={},
+        codecs={
+            key: found.document[key] for key in ("order", "filters", "compressor", "codecs") if key in found.document
+        },
+    )
+    ours, theirs = json.loads(json.dumps(again.document)), found.document
+    for key in ("dtype", "data_type", "fill_value"):
+        assert json.dumps(ours.get(key)) == json.dumps(theirs.get(key))
+    np.testing.assert_array_equal(
+        np.full(2, found.padding, found.dtype), np.asarray(read_by_zarr(mapping)).astype(found.dtype)
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [
+        *((dtype, fill) for dtype in ("f2", "f4", "f8") for fill in (np.nan, 0.1, -9999.0)),
+        *((dtype, complex(1, -2)) for dtype in ("c8", "c16")),
+        *(("i2", -1), ("u1", 255), ("i8", 2**62)),
+    ],
+)
+def test_fill_values_among_the_attributes_are_those_of_xarray(dtype: str, fill: Any) -> None:
+    target: dict[str, bytes] = {}
+    values = np.ones(3, dtype)
+    dataset = xr.Dataset({"a": (("x",), values, {"_FillValue": np.dtype(dtype).type(fill)})})
+    store = zarr.storage.MemoryStore(target)
+    dataset.to_zarr(store, zarr_format=3, consolidated=False)
+    array = read_array(contents(store))
+    stored = np.dtype(dtype).type(fill)
+    np.testing.assert_array_equal(array.attrs["_FillValue"], stored)
+    attrs = array.document["attributes"]
+    assert json.dumps(fill_to_attribute(array.attrs["_FillValue"], array.dtype)) == json.dumps(attrs["_FillValue"])
+
+
+def test_odd_spellings_of_older_writers() -> None:
+    made = make((2,), (2,), "<f4", 3, {"codecs": [LITTLE]})
+
+    def with_members(**members: Any) -> Array:
+        document = {**json.loads(made["a/zarr.json"]), **members}
+        return read_array({**made, "a/zarr.json": json.dumps(document).encode()})
+
+    assert np.isnan(with_members(fill_value="0x7fc00000").fill_value)
+    assert with_members(data_type="complex64", fill_value=["0x3f800000", "-Infinity"]).fill_value == complex(1, -np.inf)
+    raw = with_members(data_type="r24", fill_value=[1, 2, 3], codecs=["bytes"])
+    assert (raw.dtype, raw.fill_value.tobytes()) == (np.dtype("V3"), b"\1\2\3")
+    assert ChunkCodec(raw).encode(np.frombuffer(b"abcdef", "V3")) == b"abcdef"
+    time = {"name": "numpy.datetime64", "configuration": {"unit": "μs", "scale_factor": 10}}
+    assert with_members(data_type=time, fill_value="NaT").dtype == np.dtype("<M8[10us]")
+    assert np.isnat(with_members(data_type=time, fill_value="NaT").fill_value)
+    assert is_bytes(with_members(data_type="bytes", fill_value="", codecs=[named("vlen-bytes")]).dtype)
+    attrs = {"_FillValue": 255, "_Unsigned": "true"}
+    assert with_members(data_type="int8", fill_value=0, attributes=attrs).attrs["_FillValue"] == 255
+    with pytest.raises(TargetError, match="'a' has the type 'unheard-of'"):
+        with_members(data_type="unheard-of")

@@ -220,7 +220,7 @@ class Appender:
             whole[chunk.in_chunk] = stored
             stored = whole
         try:
-            data = codec.encode(stored, old)
+            data = codec.encode(stored, old, tuple(part.stop for part in chunk.in_chunk))
         except (ValueError, TypeError) as error:
             raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
         if data is None:

@@ -104,6 +104,8 @@ def to_stored(values: Block, source: Encoding | None, target: Encoding, on_overf
         if source.stores_like(target):
             return values.astype(target.dtype, copy=False)
         values = decode(values, source)
+    if target.dtype.kind in "mMV" or values.dtype.kind == "V":
+        return _copy_exactly(values, target)
     if target.is_time or target.is_duration or values.dtype.kind in "Mm":
         return encode_times(values, target)
     if target.dtype == object or values.dtype.kind in "OUST":
@@ -167,6 +169,22 @@ def _limits(target: Encoding) -> tuple[Any, Any]:
     while high in masks:
         high -= 1
     return dtype.type(low), dtype.type(high)
+
+
+# Times as NumPy has them, and raw bytes.
+
+
+def _copy_exactly(values: Block, target: Encoding) -> Block:
+    dtype, fill = target.dtype, target.attrs.get("_FillValue")
+    if values.dtype.kind != dtype.kind or (dtype.kind == "V" and values.dtype != dtype):
+        raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
+    stored, missing = values.astype(dtype), is_missing(values)
+    wrong = np.asarray(stored.astype(values.dtype) != values) & ~missing
+    if wrong.any():
+        raise refusal(f"not exact in {dtype}", values, wrong)
+    if fill is not None and (masked := np.asarray(stored == fill) & ~missing).any():
+        raise refusal("a valid value that _FillValue marks as missing", values, masked)
+    return stored
 
 
 # Strings.

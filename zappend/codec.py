@@ -83,7 +83,7 @@ class ChunkCodec:
         except (ValueError, KeyError, TypeError) as error:
             raise TargetError(f"array {array.name!r} has a codec that is not supported: {error}") from error
 
-    def encode(self, block: Block, old: bytes | None = None) -> bytes | None:
+    def encode(self, block: Block, old: bytes | None = None, extent: tuple[int, ...] | None = None) -> bytes | None:
         """Return the bytes of a whole chunk, or ``None`` if there must be none.
 
         Parameters
@@ -92,6 +92,8 @@ class ChunkCodec:
             The values, in the shape and the stored type of a chunk.
         old
             The stored bytes of the same chunk, if readers see a part of it: see `Shards.encode`.
+        extent
+            Sizes of the part of the chunk that is within the array, by default all. Only shards make a difference.
 
         Returns
         -------
@@ -105,7 +107,7 @@ class ChunkCodec:
         """
         if not self._write_empty and holds_only(block, self.array.padding):
             return None
-        return self._codecs.encode(block, old)
+        return self._codecs.encode(block, old, extent)
 
     def decode(self, data: bytes) -> Block:
         """Return the values of a whole chunk; they are not to be written to.
@@ -137,7 +139,7 @@ class _V2Codecs:
         if self._order == "F" and len(self._shape) > 1 and names & IN_OWN_ORDER:
             raise ValueError(f"{min(names & IN_OWN_ORDER)!r} with order 'F', which readers read back in another order")
 
-    def encode(self, block: Block, old: bytes | None = None) -> bytes:
+    def encode(self, block: Block, old: bytes | None, extent: tuple[int, ...] | None) -> bytes:
         data: Any = block.astype(self._dtype, order=self._order, copy=False)
         for codec in self._codecs:
             data = codec.encode(data)

@@ -207,6 +207,8 @@ def _plain(value: Any) -> Any:
     values = np.asarray(value)
     if values.dtype == object or values.dtype.kind == "T":
         return value
+    if values.dtype.kind in "mM" and values.size == 1:
+        return values.reshape(-1)[0]  # as a Python value it would be a bare number, or lose its unit
     return values.reshape(-1)[0].item() if values.size == 1 else values.tolist()
 
 

@@ -156,7 +156,9 @@ def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | No
 def _check_step(joined: Block, encoding: Encoding, step: Step) -> str | None:
     if len(joined) < 2 or (step.number is None and step.nanoseconds is None):
         return None
-    if step.nanoseconds is not None:
+    if step.nanoseconds is not None and joined.dtype.kind in "mM":
+        fits = np.diff(joined) == np.timedelta64(step.nanoseconds, "ns")
+    elif step.nanoseconds is not None:
         if not encoding.is_time and not encoding.is_duration:
             return f"labels are no times, so they cannot have the step {step.text!r}"
         try:

@@ -71,14 +71,15 @@ class Pipeline:
         if self._to_bytes is None:
             raise ValueError(f"none of {[name_and_options(codec)[0] for codec in codecs]} makes bytes of an array")
 
-    def encode(self, block: Block, old: bytes | None = None) -> bytes | None:
-        """Return the bytes of a chunk; ``None`` for a shard without inner chunks. `old`: see `Shards.encode`."""
+    def encode(self, block: Block, old: bytes | None = None, extent: tuple[int, ...] | None = None) -> bytes | None:
+        """Return the bytes of a chunk; ``None`` for a shard without inner chunks. Parameters: see `Shards.encode`."""
         value: Any = block
         for step in self._arrays:
             value = step.encode(value)
         if isinstance(self._to_bytes, Shards):
-            # Where other codecs follow, readers can only read the whole.
-            value = self._to_bytes.encode(value, None if self._bytes else old)
+            # Where others follow, readers can only read the whole. Among others, zarr-python writes it all.
+            alone = not self._arrays and not self._bytes
+            value = self._to_bytes.encode(value, None if self._bytes else old, extent if alone else None)
             if value is None:
                 return None
         elif self._to_bytes is not None:

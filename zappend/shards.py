@@ -31,7 +31,7 @@ Place = tuple[int, int]
 class Codecs(Protocol):
     """A list of codecs, the last of which gives bytes."""
 
-    def encode(self, block: Block) -> bytes | None: ...
+    def encode(self, block: Block, old: bytes | None = None, extent: tuple[int, ...] | None = None) -> bytes | None: ...
 
     def decode(self, data: Any) -> Block: ...
 
@@ -99,7 +99,7 @@ class Shards:
 
     # Encoding.
 
-    def encode(self, block: Block, old: bytes | None = None) -> bytes | None:
+    def encode(self, block: Block, old: bytes | None = None, extent: tuple[int, ...] | None = None) -> bytes | None:
         """Return the bytes of a shard, ``None`` if there is no inner chunk to write.
 
         Parameters
@@ -109,6 +109,9 @@ class Shards:
         old
             The stored shard if readers may be reading it: its inner chunks keep their places. Those that have the
             same values as in `block` are not encoded again.
+        extent
+            Sizes of the part of the shard that is within the array, by default all: inner chunks beyond it are left
+            out, as zarr-python does.
 
         Raises
         ------
@@ -120,12 +123,15 @@ class Shards:
         before = self._decode_index(old) if old is not None else _Index({})
         new: list[tuple[tuple[int, ...], bytes]] = []
         for place in self._order:
+            within = self._within(place, extent)
+            if within is not None and 0 in within:
+                continue
             values = block[self._region(place)]
             known = None if old is None or place not in before.places else _part(old, before.places[place])
             if known is not None and same_bits(self._codecs.decode(known).astype(values.dtype, copy=False), values):
                 places[place] = before.places[place]
                 continue
-            if (data := self._encode_inner(values)) is None:
+            if (data := self._encode_inner(values, within)) is None:
                 continue
             if data == known:
                 places[place] = before.places[place]
@@ -145,10 +151,19 @@ class Shards:
             pieces[begin] = data
         return self._join(pieces, self._encode_index(places))
 
-    def _encode_inner(self, values: Block) -> bytes | None:
+    def _within(self, place: tuple[int, ...], extent: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return how much of an inner chunk is within `extent`, by dimension."""
+        if extent is None:
+            return None
+        sides = zip(place, self._inner, extent, strict=True)
+        return tuple(min(max(end - i * size, 0), size) for i, size, end in sides)
+
+    def _encode_inner(self, values: Block, within: tuple[int, ...] | None) -> bytes | None:
         if not self._write_empty and holds_only(values, self._spec.fill_value):
             return None
-        return self._codecs.encode(values) or None  # like zarr-python, which does not write what has no bytes
+        return (
+            self._codecs.encode(values, None, within) or None
+        )  # like zarr-python, which does not write what has no bytes
 
     def _join(self, pieces: dict[int, bytes | memoryview], index: bytes) -> bytes:
         parts: list[bytes | memoryview] = [index] if self._index_first else []

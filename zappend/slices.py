@@ -338,7 +338,11 @@ def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariabl
         ) from None
     if "_Encoding" in variable.attrs and dtype.kind not in "SOUT":
         raise SliceError(f"slice {slice_name}: variable {name!r} has the attribute _Encoding, but is no text")
-    if dtype.kind not in "biufcOUSTmM" or dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize):
+    if (
+        dtype.kind not in "biufcOUSTVmM"
+        or dtype.names
+        or dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize)
+    ):
         raise SliceError(f"slice {slice_name}: variable {name!r} has the type {dtype}, which cannot be stored")
     stored = encoding_attrs(variable.attrs, dtype) if dtype.kind not in "mM" else {}
     masks = {"_FillValue", "missing_value"} if dtype.kind in "biufcOUST" else set()

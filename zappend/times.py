@@ -81,8 +81,6 @@ def choose_time_encoding(values: Block, wanted: Mapping[str, Any], *, exactly: b
 
 def encode_times(values: Block, target: Encoding) -> Block:
     """Return times or durations as they are stored under `target`; raise `EncodingError` if one is not exact."""
-    if target.dtype.kind in "mM":
-        return _to_native(values, target)
     if values.dtype.kind not in "Mm" and not is_cftime(values):
         if not (values.size and is_missing(values).all()):
             raise EncodingError(f"values of type {values.dtype} are no times, which {target.attrs['units']!r} needs")
@@ -115,17 +113,6 @@ def _pack(values: Block, missing: Block, target: Encoding) -> Block:
     stored = cast_exactly(np.where(missing, 0, numbers), target.dtype, values)
     _check_decoding(stored[~missing], values[~missing], target)
     return fill_missing(stored, values, missing, target)
-
-
-def _to_native(values: Block, target: Encoding) -> Block:
-    """Return times or durations in one of NumPy's own types for them, which Zarr has, too."""
-    if values.dtype.kind != target.dtype.kind:
-        raise EncodingError(f"values of type {values.dtype} cannot be stored as {target.dtype}")
-    stored = values.astype(target.dtype)
-    wrong = ~is_missing(values) & ((stored.astype(values.dtype) != values) | is_missing(stored))
-    if wrong.any():
-        raise refusal(f"cannot be expressed exactly as {target.dtype}", values, wrong)
-    return stored
 
 
 def _are_remote(values: Block) -> bool:
