@@ -7,7 +7,6 @@ from pathlib import Path
 import cubes
 import pytest
 import xarray as xr
-import zarr
 
 import zappend
 from zappend.errors import SliceError
@@ -37,7 +36,7 @@ def test_ostia(ostia: list[Path], tmp_path: Path, zarr_format: int, calls: str) 
         for path in ostia:
             assert zappend.append(target, path, zarr_format=zarr_format) == 1
     cubes.assert_cube(target, cubes.concatenated(opened(ostia)))
-    assert_bytes_of_zarr(target, tmp_path)
+    cubes.assert_bytes_of_zarr(target, tmp_path)
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -49,7 +48,7 @@ def test_nemo_has_the_same_label_in_every_file(tmp_path: Path, zarr_format: int)
     cubes.assert_cube(target, xr.open_dataset(NEMO[0], engine="h5netcdf").load())
     zappend.append(target, NEMO[1:], append_step="any", **settings)
     cubes.assert_cube(target, cubes.concatenated(opened(NEMO), "time_counter"))
-    assert_bytes_of_zarr(target, tmp_path)
+    cubes.assert_bytes_of_zarr(target, tmp_path)
 
 
 def test_files_and_datasets_and_cubes_as_slices_of_one_cube(ostia: list[Path], tmp_path: Path) -> None:
@@ -59,18 +58,3 @@ def test_files_and_datasets_and_cubes_as_slices_of_one_cube(ostia: list[Path], t
     slices = [ostia[0], datasets[1], as_cube, datasets[3].chunk({"time": 2, "longitude": 100})]
     assert zappend.append(target, slices) == 4
     cubes.assert_cube(target, cubes.concatenated(datasets))
-
-
-def assert_bytes_of_zarr(target: Path, folder: Path) -> None:
-    """Assert that zarr-python, given the same metadata and values, writes the same chunks."""
-    again = folder / "by-zarr"
-    for document in (*target.rglob("zarr.json"), *target.rglob(".z*")):
-        copy = again / document.relative_to(target)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(document.read_bytes())
-    ours = zarr.open_group(target, mode="r", use_consolidated=False)
-    theirs = zarr.open_group(again, mode="r+", use_consolidated=False)
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        for name, array in ours.arrays():
-            theirs[name][...] = array[...]
-    assert cubes.tree(again) == cubes.tree(target)
