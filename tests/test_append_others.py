@@ -529,7 +529,7 @@ def test_cubes_of_gdal_grow(tmp_path: Path, zarr_format: int) -> None:
     cube = tmp_path / "cube.zarr"
     values = np.arange(60, dtype="f4").reshape(5, 3, 4)
     options = {"FORMAT": f"ZARR_V{zarr_format}", "SINGLE_ARRAY": "YES", "ARRAY_NAME": "a", "BLOCKSIZE": "1,3,4"}
-    corner = rasterio.transform.from_origin(10, 50, 1, 1)
+    corner = rasterio.Affine(1.0, 0.0, 10.0, 0.0, -1.0, 50.0)
     with rasterio.open(
         cube,
         "w",
