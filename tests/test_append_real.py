@@ -143,14 +143,19 @@ def test_durations_of_real_forecasts(tmp_path: Path, zarr_format: int) -> None:
 def test_scenarios_along_a_dimension_of_strings(tmp_path: Path, zarr_format: int) -> None:
     def scenario(file: str, label: str) -> xr.Dataset:
         whole = xr.decode_cf(stored(file)).isel(time=slice(24))
-        return whole[["air_temperature"]].drop_vars("forecast_reference_time").expand_dims(scenario=[label])
+        return whole[["air_temperature"]].expand_dims(scenario=[label])
 
     slices = [scenario("A1B_north_america", "A1B"), scenario("E1_north_america", "E1")]
-    settings = {"append_dim": "scenario", "zarr_format": zarr_format}
-    zappend.append(tmp_path / "cube", slices, **settings)
-    cubes.assert_cube(tmp_path / "cube", cubes.concatenated(slices, "scenario"))
+    target, settings = tmp_path / "cube", {"append_dim": "scenario", "zarr_format": zarr_format}
+    with pytest.raises(SliceError, match="'time_bnds' is missing, which the attribute bounds of 'time' names"):
+        zappend.append(target, slices, **settings)
+    for one in slices:
+        del one.time.attrs["bounds"], one.air_temperature.attrs["grid_mapping"]
+    zappend.append(target, slices, excluded_variables=["forecast_reference_time"], **settings)
+    expected = [one.drop_vars("forecast_reference_time") for one in slices]
+    cubes.assert_cube(target, cubes.concatenated(expected, "scenario"))
     with pytest.raises(SliceError, match="label A2 is not after the last label of the cube, E1"):
-        zappend.append(tmp_path / "cube", scenario("E1_north_america", "A2"), append_dim="scenario")
+        zappend.append(target, expected[1].assign_coords(scenario=["A2"]), append_dim="scenario")
 
 
 # Files in which the label is the same everywhere.

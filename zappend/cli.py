@@ -57,6 +57,29 @@ def cli() -> None:
 @click.option("--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, 0.5, +, - or any.")
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of a new cube.  [default: 2]")
 @click.option("--if-exists", type=click.Choice(["error", "skip"]), help="For slices already in.  [default: error]")
+@click.option("--included-variables", multiple=True, metavar="PATTERN", help="Variables to take.  [default: all]")
+@click.option("--excluded-variables", multiple=True, metavar="PATTERN", help="Variables to leave.  [default: none]")
+@click.option(
+    "--missing-variables",
+    type=click.Choice(["refuse", "fill"]),
+    help="For slices that lack a variable of the cube.  [default: refuse]",
+)
+@click.option(
+    "--on-overflow",
+    type=click.Choice(["error", "clip", "mask"]),
+    help="For numbers that the cube's type or packing cannot hold.  [default: error]",
+)
+@click.option(
+    "--write-empty-chunks/--no-write-empty-chunks",
+    default=None,
+    help="Write chunks that hold only the fill value.  [default: write]",
+)
+@click.option("--checksum", is_flag=True, default=None, help="Chunks of a new cube carry a checksum, in format 3.")
+@click.option(
+    "--attrs-update-mode",
+    type=click.Choice(["keep", "replace", "update", "ignore"]),
+    help="What becomes of the cube's attributes.  [default: keep]",
+)
 @click.option(
     "--slice-size",
     type=click.Choice(["chunk", "aligned", "any"]),
@@ -88,6 +111,8 @@ def append(
     traceback: bool,
     verbose: bool,
     zarr_format: str | None,
+    included_variables: tuple[str, ...],
+    excluded_variables: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Append SLICES, NetCDF files or Zarr folders, to a cube, in the order given, each one all or nothing."""
@@ -95,7 +120,15 @@ def append(
         from zappend.api import append
 
         with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
-            result = append(target, items, configs, zarr_format=zarr_format and int(zarr_format), **settings)
+            result = append(
+                target,
+                items,
+                configs,
+                zarr_format=zarr_format and int(zarr_format),
+                included_variables=list(included_variables) or None,
+                excluded_variables=list(excluded_variables) or None,
+                **settings,
+            )
         _tell_appended(result, verbose)
 
 

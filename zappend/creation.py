@@ -133,6 +133,8 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
         known = {key: value for key, value in known.items() if key not in PACKING_KEYS}
     if "_FillValue" in configured:
         known.pop("missing_value", None)
+    elif variable.kind in ("strings", "bytes"):
+        known.pop("_FillValue", None)  # most have "" there without meaning it; what is missing is refused
     known.update(configured)
     values = _values(variable)
     exactly = bool({"units", "dtype"} & configured.keys())
