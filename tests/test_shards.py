@@ -19,6 +19,7 @@ from test_codecs import (
     blocks,
     check,
     make,
+    memory_store,
     named,
     read_array,
     read_by_zarr,
@@ -26,6 +27,8 @@ from test_codecs import (
     values_of,
     written,
 )
+from zarr.abc.store import SuffixByteRequest
+from zarr.storage import MemoryStore, WrapperStore
 
 import zappend
 from zappend.codec import ChunkCodec
@@ -310,3 +313,52 @@ def test_cubes_of_xarray_with_shards(counts: list[int], tmp_path: Any) -> None:
         start += count
     with xr.open_zarr(target, chunks=None) as cube:
         xr.testing.assert_identical(cube.load(), whole)
+
+
+class TornStore(WrapperStore[MemoryStore]):
+    """A store whose shard is replaced after a reader has read the index."""
+
+    def __init__(self, store: MemoryStore, shards: Mapping[str, bytes], index_size: int) -> None:
+        super().__init__(store)
+        self.shards = shards
+        self.index_size = index_size
+        self.torn = 0
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key not in self.shards or byte_range is None:
+            return await super().get(key, prototype, byte_range)
+        old = self.shards[key]
+        if isinstance(byte_range, SuffixByteRequest):
+            self.torn += 1
+            return prototype.buffer.from_bytes(old[-byte_range.suffix :])
+        if (byte_range.start, byte_range.end) == (0, self.index_size):
+            self.torn += 1
+            return prototype.buffer.from_bytes(old[: byte_range.end])
+        return await super().get(key, prototype, byte_range)
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_zarr_reads_old_values_by_an_old_index(location: str) -> None:
+    target = cube(sharded(2, 1, codecs=[LITTLE, ZSTD], index_location=location), 3, 8)
+    old = dict(target)
+    append(target, values_of((4, 3), "<f8", 1))
+    shards = {key: data for key, data in old.items() if "/c/" in key}
+    store = TornStore(memory_store({**target, "a/zarr.json": old["a/zarr.json"]}), shards, 12 * 16 + 4)
+    array = zarr.open_array(store, path="a", mode="r+")  # with "r" zarr would wrap the store anew
+    for row in range(3):
+        np.testing.assert_array_equal(np.asarray(array[row : row + 1]), values_of((3, 3), "<f8")[row : row + 1])
+    assert store.torn
+
+
+def test_tensorstore_reads_grown_shards(tmp_path: Any) -> None:
+    tensorstore = pytest.importorskip("tensorstore", reason="another reader, which few have")
+    target = cube(sharded(2, 3, codecs=[LITTLE, ZSTD]), 3, 8)
+    expected = values_of((3, 3), "<f8")
+    for seed in (1, 2, 3):
+        append(target, values_of((3, 3), "<f8", seed))
+        expected = np.concatenate([expected, values_of((3, 3), "<f8", seed)])
+    for key, data in target.items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(data)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "a")}}
+    np.testing.assert_array_equal(tensorstore.open(spec).result().read().result(), expected)

@@ -18,6 +18,7 @@ from numcodecs.compat import ensure_bytes, ensure_contiguous_ndarray
 from zappend.chunkspec import Block, ChunkSpec, holds_only
 from zappend.datatypes import is_variable_length
 from zappend.errors import TargetError
+from zappend.lossy import check_decoded, tolerance_of
 from zappend.metadata import Array, Json
 from zappend.pipeline import Pipeline
 
@@ -26,8 +27,8 @@ __all__ = ["ChunkCodec", "single_threaded_blosc"]
 OBJECT_CODECS = frozenset({"vlen-utf8", "vlen-bytes", "json2", "msgpack2", "categorize"})
 """Codecs of format 2 that make bytes of Python strings or bytes."""
 
-IN_OWN_ORDER = frozenset({"json2", "msgpack2"})
-"""Codecs of format 2 that store the order of the axes themselves, and always the same."""
+IN_OWN_ORDER = frozenset({"json2", "msgpack2", "bitround"})
+"""Codecs of format 2 that give the elements in order C whatever order the array has, so readers mix them up."""
 
 
 @contextlib.contextmanager
@@ -80,6 +81,7 @@ class ChunkCodec:
             else:
                 spec = ChunkSpec(array.chunks, array.dtype, array.padding)
                 self._codecs = Pipeline(array.document["codecs"], spec, write_empty=write_empty)
+            self._tolerance = tolerance_of(array)
         except (ValueError, KeyError, TypeError) as error:
             raise TargetError(f"array {array.name!r} has a codec that is not supported: {error}") from error
 
@@ -103,11 +105,16 @@ class ChunkCodec:
         Raises
         ------
         ValueError, TypeError
-            If a codec cannot encode these values.
+            If a codec cannot encode these values, or would silently make others of them, by more than the rounding that
+            its configuration asks for.
         """
         if not self._write_empty and holds_only(block, self.array.padding):
             return None
-        return self._codecs.encode(block, old, extent)
+        data = self._codecs.encode(block, old, extent)
+        if self._tolerance is not None and data is not None:
+            within: tuple[Any, ...] = (*(slice(0, size) for size in extent or block.shape), ...)
+            check_decoded(block[within], self.decode(data)[within], self._tolerance)
+        return data
 
     def decode(self, data: bytes) -> Block:
         """Return the values of a whole chunk; they are not to be written to.
