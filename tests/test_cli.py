@@ -144,7 +144,7 @@ def test_help_and_version_import_neither_xarray_nor_zarr() -> None:
         assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
-NO_OPTIONS = {"slice_polling", "slice_missing_chunks"}
+NO_OPTIONS = {"slice_polling", "slice_missing_chunks", "variables"}
 """Settings of keywords and configuration files alone."""
 
 

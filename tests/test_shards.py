@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorstore
 import xarray as xr
 import zarr
 from hypothesis import HealthCheck, given, settings
@@ -351,7 +352,6 @@ def test_zarr_reads_old_values_by_an_old_index(location: str) -> None:
 
 
 def test_tensorstore_reads_grown_shards(tmp_path: Any) -> None:
-    tensorstore = pytest.importorskip("tensorstore", reason="another reader, which few have")
     target = cube(sharded(2, 3, codecs=[LITTLE, ZSTD]), 3, 8)
     expected = values_of((3, 3), "<f8")
     for seed in (1, 2, 3):

@@ -323,6 +323,7 @@ def test_missing_chunks_are_counted(
     ]
     with xr.open_zarr(path, consolidated=consolidated, chunks=None) as expected:
         np.testing.assert_array_equal(cubes.open_mapping(target).sst, expected.sst)
+        shapes = {str(name): variable.shape for name, variable in expected.variables.items()}
     with pytest.raises(SliceError) as caught:
         zappend.append({}, path, slice_missing_chunks="refuse")
     assert counted in str(caught.value)
@@ -333,7 +334,28 @@ def test_missing_chunks_are_counted(
     shutil.rmtree(path / "sst" / "c", ignore_errors=True)
     for file in chunk_files(path):
         file.unlink()
-    assert completeness(str(path), ["sst", "time", "crs", "empty"]).missing["sst"] == (len(files), len(files))
+    assert completeness(str(path), shapes).missing["sst"] == (len(files), len(files))
+
+
+@pytest.mark.parametrize("zarr_format", FORMATS)
+def test_stale_consolidated_metadata_of_a_slice(tmp_path: Path, zarr_format: int) -> None:
+    """Who opens the slice by it would see the half of the labels, and nothing would tell of the other half."""
+    path = tmp_path / "slice.zarr"
+    cubes.small(0, 2).drop_encoding().to_zarr(path, zarr_format=zarr_format, consolidated=True)
+    document = ".zmetadata" if zarr_format == 2 else "zarr.json"
+    consolidated = (path / document).read_bytes()
+    more = cubes.small(2, 2)
+    more.drop_vars([name for name, v in more.variables.items() if "time" not in v.dims]).to_zarr(
+        path, append_dim="time"
+    )
+    (path / document).write_bytes(consolidated)
+    target: dict[str, bytes] = {}
+    with pytest.raises(SliceError, match=r"its consolidated metadata is stale: '\w+' has the shape \(4,.*\), and \(2,"):
+        zappend.append(target, path)
+    assert target == {}
+    zarr.consolidate_metadata(path)
+    zappend.append(target, path)
+    assert cubes.open_mapping(target).sizes["time"] == 4
 
 
 @contextmanager

@@ -220,14 +220,15 @@ class Appender:
             whole[chunk.in_chunk] = stored
             stored = whole
         try:
-            data = codec.encode(stored, old, tuple(part.stop for part in chunk.in_chunk))
+            extent = tuple(part.stop for part in chunk.in_chunk)
+            data = codec.encode(stored, old, extent)
         except (ValueError, TypeError) as error:
             raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
         if data is None:
             if chunk.key not in store:
                 return None
             # What lies here, as a stray that somebody left beyond the shape, would become data.
-            data = ChunkCodec(array).encode(stored, old)
+            data = ChunkCodec(array).encode(stored, old, extent)
             assert data is not None
         store[chunk.key] = data
         return len(data)
