@@ -70,6 +70,31 @@ def decoded(start: int, count: int = 2) -> xr.Dataset:
     return xr.decode_cf(stored(start, count))
 
 
+def with_kinds(start: int, count: int = 2) -> xr.Dataset:
+    """Return `stored` with numbers of other kinds, all of which take one bit pattern and no other."""
+    dataset = stored(start, count)
+    numbers = np.random.default_rng(start).integers(-100, 100, (count, 5))
+    for name, dtype in (("half", "f2"), ("double", "f8"), ("complex", "c8"), ("byte", "i1"), ("large", "u8")):
+        dataset[name] = (("time", "x"), numbers.astype(dtype))
+    dataset["yes"] = (("time", "x"), numbers > 0)
+    return dataset
+
+
+def with_gaps(start: int, count: int = 2) -> xr.Dataset:
+    """Return `stored` with chunks in which there is nothing but the fill value, which most writers leave out."""
+    dataset = stored(start, count)
+    dataset.rain[:, :, 4] = -1
+    dataset.a[start % 4 == 2 :, :, :4] = np.nan
+    dataset.counts[:] = 0
+    return dataset
+
+
+def with_times_of_numpy(start: int, count: int = 2) -> xr.Dataset:
+    """Return `decoded` with times that are stored as such, without units, as only zarr-python can."""
+    dataset = stored(start, count).assign(time_bnds=decoded(start, count).time_bnds)
+    return dataset.assign_coords(time=decoded(start, count).time.drop_encoding())
+
+
 def related(start: int, count: int = 2) -> xr.Dataset:
     """Return `stored` as xarray decodes it when bounds and grid mappings are to be coordinates, as encodings tell."""
     return xr.decode_cf(stored(start, count), decode_coords="all")
@@ -329,7 +354,8 @@ SHARDS: dict[str, Any] = {"chunks": (1, 3, 4), "shards": (2, 3, 8)}
 SHARD_OF_8: dict[str, Any] = {"chunks": (2, 3, 4), "shards": (8, 3, 8)}
 
 FILTERS = {"tensorstore": "TensorStore knows no filters of format 2"}
-CRC32C = {"gdal": "GDAL knows crc32c only in the index of a shard"}
+CRC32C = {"gdal": "GDAL 3.12 knows no crc32c"}
+NO_SHARDS = {"gdal": "GDAL 3.12 knows no shards"}
 
 MAKERS: dict[str, Maker] = {
     # xarray
@@ -362,9 +388,9 @@ MAKERS: dict[str, Maker] = {
     "xarray 3, partial chunks": by_xarray(3, sizes=(2, 1, 3, 1), slice_size="any"),
     "xarray 2, slashes": by_xarray(2, encoding={"a": {"chunk_key_encoding": SLASH}}),
     "xarray 3, keys of format 2": by_xarray(3, encoding={"a": {"chunk_key_encoding": DOT}}),
-    "xarray 3, shards": by_xarray(3, encoding={"a": SHARDS}),
+    "xarray 3, shards": by_xarray(3, encoding={"a": SHARDS}, unread=NO_SHARDS),
     "xarray 3, shards that grow": by_xarray(
-        3, encoding={"a": SHARD_OF_8}, sizes=(2, 1, 3, 2), slice_size="any", same_bytes=False
+        3, encoding={"a": SHARD_OF_8}, sizes=(2, 1, 3, 2), slice_size="any", same_bytes=False, unread=NO_SHARDS
     ),
     "xarray 2, bounds as coordinates": by_xarray(2, slices=related),
     "xarray 3, bounds as coordinates": by_xarray(3, slices=related),
@@ -402,11 +428,31 @@ MAKERS: dict[str, Maker] = {
     "zarr 3, keys of format 2 with slashes": by_zarr(3, chunk_key_encoding=SLASH),
     "zarr 3, keys of format 2 with dots": by_zarr(3, chunk_key_encoding=DOT),
     "zarr 3, keys with dots": by_zarr(3, chunk_key_encoding=DEFAULT_DOT),
-    "zarr 3, shards": by_zarr(3, **SHARDS),
-    "zarr 3, shards, consolidated": by_zarr(3, **SHARDS, consolidated=True),
-    "zarr 3, shards that grow": by_zarr(3, **SHARD_OF_8, sizes=(2, 1, 4, 1), slice_size="any", same_bytes=False),
-    "zarr 3, shards, keys of format 2": by_zarr(3, **SHARDS, chunk_key_encoding=DOT),
-    "zarr 3, shards and transpose": by_zarr(3, **SHARDS, filters=[codecs.TransposeCodec(order=(1, 2, 0))]),
+    "zarr 3, shards": by_zarr(3, **SHARDS, unread=NO_SHARDS),
+    "zarr 3, shards, consolidated": by_zarr(3, **SHARDS, consolidated=True, unread=NO_SHARDS),
+    "zarr 3, shards that grow": by_zarr(
+        3, **SHARD_OF_8, sizes=(2, 1, 4, 1), slice_size="any", same_bytes=False, unread=NO_SHARDS
+    ),
+    "zarr 3, shards, keys of format 2": by_zarr(3, **SHARDS, chunk_key_encoding=DOT, unread=NO_SHARDS),
+    "zarr 3, shards and transpose": by_zarr(
+        3, **SHARDS, filters=[codecs.TransposeCodec(order=(1, 2, 0))], unread=NO_SHARDS
+    ),
+    "zarr 2, kinds of numbers": by_zarr(2, slices=with_kinds),
+    "zarr 3, kinds of numbers": by_zarr(3, slices=with_kinds),
+    "zarr 2, times of NumPy": by_zarr(2, slices=with_times_of_numpy),
+    "zarr 3, times of NumPy": by_zarr(3, slices=with_times_of_numpy),
+    "zarr 2, empty chunks": by_zarr(2, slices=with_gaps, same_bytes=False),
+    "zarr 3, empty chunks": by_zarr(3, slices=with_gaps, same_bytes=False),
+    "zarr 3, shards, empty chunks": by_zarr(3, **SHARDS, slices=with_gaps, same_bytes=False, unread=NO_SHARDS),
+    "zarr 3, shards that grow, empty chunks": by_zarr(
+        3,
+        **SHARD_OF_8,
+        slices=with_gaps,
+        sizes=(2, 1, 4, 1),
+        slice_size="any",
+        same_bytes=False,
+        unread=NO_SHARDS,
+    ),
     # TensorStore
     "tensorstore 2": by_tensorstore(2, same_bytes=False),
     "tensorstore 2, slashes": by_tensorstore(2, dimension_separator="/", compressor=None),
@@ -422,9 +468,14 @@ MAKERS: dict[str, Maker] = {
             {"name": "bytes", "configuration": {"endian": "big"}},
         ],
     ),
-    "tensorstore 3, shards": by_tensorstore(3, **sharding([1, 3, 4]), same_bytes=False),
+    "tensorstore 3, shards": by_tensorstore(3, **sharding([1, 3, 4]), same_bytes=False, unread=NO_SHARDS),
     "tensorstore 3, shards with the index first": by_tensorstore(
-        3, **sharding([1, 3, 4], index_location="start"), sizes=(2, 1, 2, 1), slice_size="any", same_bytes=False
+        3,
+        **sharding([1, 3, 4], index_location="start"),
+        sizes=(2, 1, 2, 1),
+        slice_size="any",
+        same_bytes=False,
+        unread=NO_SHARDS,
     ),
     # zarr-python 2
     "zarr 2.18": Maker(partial(make_as_zarr_2_did, consolidated=False), grow_by_zarr, stored_narrow),
