@@ -150,7 +150,7 @@ def test_small_slices_fill_a_shard(caplog: pytest.LogCaptureFixture) -> None:
         slice_size="any",
         append_step="1D",
     )
-    assert "has 1 of the 4 labels of a shard of 'a'" in caplog.text
+    assert "has 1 labels, and a shard of 'a' 4" in caplog.text
     assert {key for key in store if key.startswith("a/c/")} == {"a/c/0/0/0", "a/c/1/0/0"}
     np.testing.assert_array_equal(array(store, "a"), xr.concat([table(start, 1) for start in starts], "time").a)
 
@@ -295,7 +295,7 @@ def test_settings_by_file_and_call_are_merged(tmp_path: Path) -> None:
         ({"compressors": "gzip"}, "variable 'a' has compressors"),
         ({"compressor": None}, "variable 'a' has compressors"),
         ({"filters": [{"id": "delta", "dtype": "f8"}]}, "variable 'a' has filters"),
-        ({"fill_value": 0}, "variable 'a' has fill_value nan in the target, and 0 in the settings"),
+        ({"fill_value": 0}, "variable 'a' has fill_value nan in the target, and 0.0 in the settings"),
         ({"scale_factor": 2}, "variable 'a' has scale_factor 1.0 in the target, and 2.0 in the settings"),
         ({"add_offset": 2}, "variable 'a' has add_offset 0.0 in the target, and 2.0 in the settings"),
         ({"units": "days since 2024-01-01"}, "variable 'a' has units None in the target"),
@@ -614,7 +614,7 @@ def test_odd_chunks_are_told(zarr_format: int, caplog: pytest.LogCaptureFixture)
     wide = xr.Dataset({"a": (("time", "x"), np.zeros((1, 100)))}, {"time": [0]})
     with caplog.at_level(logging.WARNING):
         zappend.append({}, wide, zarr_format=zarr_format, variables=encoding(a={"chunks": [1, 1]}))
-    assert "variable 'a': a slice has 100 chunks (1, 1) of 8 bytes" in caplog.text
+    assert "variable 'a': its chunks (1, 1) have 8 bytes, and a slice 100 of them" in caplog.text
 
 
 @formats

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from msgspec import UNSET
 
 from zappend.codecspec import chunk_keys, codec_differences
@@ -27,7 +28,7 @@ def check_encodings(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], s
             wanted = encoding_settings(settings, name, encodings[name], array.dims, is_data=name not in new.coords)
             problems += [
                 f"variable {name!r} has {setting} {ours} in the target, and {theirs} in the settings"
-                for setting, ours, theirs in _differences(array, encodings[name], wanted)
+                for setting, ours, theirs in _differences(array, encodings[name], wanted, checksum=settings.checksum)
             ]
     if settings.checksum:
         lacking = [name for name, array in cube.arrays.items() if '"crc32c"' not in json.dumps(array.document)]
@@ -38,13 +39,18 @@ def check_encodings(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], s
         )
 
 
-def _differences(array: Array, encoding: Encoding, wanted: EncodingSettings) -> list[tuple[str, str, str]]:
+def _differences(
+    array: Array, encoding: Encoding, wanted: EncodingSettings, *, checksum: bool
+) -> list[tuple[str, str, str]]:
     found: list[tuple[str, Any, Any]] = []
     attrs = encoding.attrs
     if wanted.dtype is not UNSET:
         found.append(("dtype", type_name(encoding.dtype), type_name(named_type(wanted.dtype))))
     if wanted.fill_value is not UNSET:
-        found.append(("fill_value", attrs.get("_FillValue", array.fill_value), fill_number(wanted.fill_value)))
+        fill = fill_number(wanted.fill_value)
+        if encoding.dtype.kind in "fc" and isinstance(fill, (int, float, complex)):
+            fill = np.asarray(fill).astype(encoding.dtype)[()].item()
+        found.append(("fill_value", attrs.get("_FillValue", array.fill_value), fill))
     for key, default in (("scale_factor", 1.0), ("add_offset", 0.0)):
         value = getattr(wanted, key)
         if value is not UNSET:
@@ -69,5 +75,6 @@ def _differences(array: Array, encoding: Encoding, wanted: EncodingSettings) -> 
         empty = chunk_keys(2, array.name, EncodingSettings()) if array.zarr_format == 2 else {}
         found += [("chunk_key_encoding", array.document.get(key, empty.get(key)), value) for key, value in keys.items()]
     differences = [(key, str(ours), str(theirs)) for key, ours, theirs in found if not same(ours, theirs)]
-    codecs = (wanted.compressors, wanted.filters, wanted.serializer)
-    return differences + (codec_differences(array, wanted) if any(codec is not UNSET for codec in codecs) else [])
+    if any(codec is not UNSET for codec in (wanted.compressors, wanted.filters, wanted.serializer)):
+        differences += codec_differences(array, wanted, checksum=checksum)
+    return differences

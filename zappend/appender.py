@@ -222,7 +222,7 @@ class Appender:
         try:
             extent = tuple(part.stop for part in chunk.in_chunk)
             data = codec.encode(stored, old, extent)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
         if data is None:
             if chunk.key not in store:

@@ -65,7 +65,10 @@ def choose_encoding(values: Block, wanted: Mapping[str, Any], *, exactly: bool =
         return Encoding(dtype, mask)
     if kind in ("strings", "bytes"):
         any_length = BYTES if kind == "bytes" else STRING
-        return Encoding(values.dtype if values.dtype.kind == "S" else any_length, mask)
+        if values.dtype.kind == "S":
+            # Bytes one by one xarray takes for characters, which make a string along the last dimension.
+            return Encoding(max(values.dtype, np.dtype("S2")), mask)
+        return Encoding(any_length, mask)
     if kind in ("booleans", "raw bytes"):
         return Encoding(values.dtype, {})
     if dtype is None or dtype.kind not in "iufc":
@@ -119,8 +122,8 @@ def to_stored(values: Block, source: Encoding | None, target: Encoding, on_overf
 def _encode_numbers(values: Block, target: Encoding, on_overflow: Overflow) -> Block:
     attrs, dtype = target.attrs, target.dtype
     packing, fill = target.packing, attrs.get("_FillValue")
-    if values.dtype.kind == "b" or dtype.kind == "b":
-        if values.dtype.kind != dtype.kind and not (values.dtype.kind == "b" and dtype.kind in "iu"):
+    if values.dtype.kind == "b" or target.kind == "booleans":
+        if values.dtype.kind != "b" or dtype.kind not in "biu":
             raise EncodingError(f"values of type {values.dtype} cannot be stored as {dtype}")
         return fill_missing(values.astype(dtype, copy=False), values, is_missing(values), target)
     if values.dtype.kind == "c" and dtype.kind != "c":
@@ -132,6 +135,8 @@ def _encode_numbers(values: Block, target: Encoding, on_overflow: Overflow) -> B
         for name in MASKS:
             if name in plain:
                 plain[name] = np.asarray(plain[name], dtype).view(other).tolist()
+        if "_FillValue" not in plain:
+            plain.pop("missing_value", None)  # which xarray does not read in the other sign: it marks nothing
         return _encode_numbers(values, Encoding(other, plain), on_overflow).view(dtype)
     is_plain = packing is None and "missing_value" not in attrs
     if values.dtype == dtype and is_plain and (fill is None or same(fill, np.nan)):

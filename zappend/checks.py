@@ -61,7 +61,9 @@ def own_problems(new: Slice, settings: Settings) -> list[str]:
     dim = settings.append_dim
     if dim not in new.sizes:
         has = ", ".join(map(repr, new.sizes)) or "none at all"
-        refuse(new, [f"it has no dimension {dim!r} to append along; it has {has}"])
+        scalar = dim in new.variables and not new.variables[dim].dims
+        hint = f", and {dim!r} as a scalar: dataset.expand_dims({dim!r}) makes a dimension of it" if scalar else ""
+        refuse(new, [f"it has no dimension {dim!r} to append along; it has {has}{hint}"])
     if new.sizes[dim] == 0:
         refuse(new, [f"its dimension {dim!r} is empty"])
     return _own_label_problems(new, settings)
@@ -109,7 +111,8 @@ def cube_size(cube: Cube, dim: str) -> int:
     """Return how many labels the cube has along `dim`; raise `TargetError` if its arrays do not agree."""
     sizes = {name: a.shape[a.dims.index(dim)] for name, a in cube.arrays.items() if dim in a.dims}
     if not sizes:
-        raise TargetError(f"no array of the target has the dimension {dim!r} to append along")
+        has = ", ".join(dict.fromkeys(repr(d) for array in cube.arrays.values() for d in array.dims)) or "none"
+        raise TargetError(f"no array of the target has the dimension {dim!r} to append along; they have {has}")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
         raise TargetError(f"the arrays of the target differ in length along {dim!r}: {listed}")
@@ -251,6 +254,8 @@ def label_problems(new: Slice, settings: Settings, encoding: Encoding | None, ta
     except EncodingError as error:
         return [f"variable {labels.name!r}: {error}"]
     why = check_labels(stored, stored[:0] if tail is None else tail, encoding, step)
+    if why and step is None and (tail is None or len(tail) < 2):
+        return [f"{why}; append_step '-' takes labels that descend, 'any' takes all"]
     return [f"{why}; {ANY_STEP}"] if why else []
 
 

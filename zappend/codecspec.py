@@ -75,8 +75,8 @@ def codecs_for(
             raise UsageError(f"setting variables.{name}.encoding.shards: Zarr format 2 has no shards; use format 3")
         return {"order": "C", **_v2_codecs(name, dtype, wanted)}
     filters, serializer, compressors = _v3_codecs(name, dtype, wanted)
-    if checksum and (not compressors or compressors[-1]["name"] != "crc32c"):
-        compressors = [*compressors, CRC32C]
+    if checksum:
+        compressors = _with_checksum(compressors)
     codecs = [*filters, serializer, *compressors]
     if inner_chunks is None:
         return {"codecs": codecs}
@@ -180,6 +180,10 @@ def _v3_codecs(name: str, dtype: np.dtype[Any], wanted: EncodingSettings) -> tup
     return [_v3_codec(codec, dtype, name, "filters") for codec in filters], serializer, compressors
 
 
+def _with_checksum(compressors: list[Json]) -> list[Json]:
+    return compressors if compressors and compressors[-1]["name"] == CRC32C["name"] else [*compressors, CRC32C]
+
+
 def _v3_codec(codec: Any, dtype: np.dtype[Any], name: str, setting: str) -> Json:
     kind, options = _named(codec, name, setting)
     if kind == "blosc":
@@ -266,8 +270,11 @@ def _unknown(kind: str, name: str, setting: str, error: Exception | str) -> Usag
 # What a cube has.
 
 
-def codec_differences(array: Array, wanted: EncodingSettings) -> list[tuple[str, str, str]]:
-    """Return in which of the settings given `array` differs: name, what it has, what is wanted."""
+def codec_differences(array: Array, wanted: EncodingSettings, *, checksum: bool) -> list[tuple[str, str, str]]:
+    """Return in which of the settings given `array` differs: name, what it has, what is wanted.
+
+    With `checksum` codecs are wanted to end with one.
+    """
     stored = _stored_codecs(array)
     differences = []
     if array.zarr_format == 2:
@@ -275,6 +282,8 @@ def codec_differences(array: Array, wanted: EncodingSettings) -> list[tuple[str,
         made: Json = {"compressors": new["compressor"], "filters": new["filters"]}
     else:
         filters, serializer, compressors = _v3_codecs(array.name, array.dtype, wanted)
+        if checksum:
+            compressors = _with_checksum(compressors)
         made = {"compressors": compressors, "filters": filters, "serializer": serializer}
     for setting, value in made.items():
         if getattr(wanted, setting) is not UNSET and not _alike(stored[setting], value):

@@ -90,6 +90,9 @@ def create_array(
         raise EncodingError(
             f"in Zarr format 3 xarray cannot read {encoding.kind} with a fill value; leave it out, or use zarr_format 2"
         )
+    sign, fill = encoding.other_sign, encoding.attrs.get("_FillValue")
+    if zarr_format == 3 and sign is not None and fill is not None and fill > np.iinfo(sign).max and sign.kind == "i":
+        raise EncodingError(f"in Zarr format 3 xarray cannot read the fill value {fill} as {sign}; use a signed type")
     axis = variable.dims.index(dim) if dim in variable.dims else None
     chunks, shards = _choose_shapes(variable, wanted, encoding, axis, is_label=is_label, is_coord=is_coord)
     codecs = codecs_for(
@@ -100,8 +103,8 @@ def create_array(
         inner_chunks=None if shards is None else chunks,
         checksum=checksum,
     )
-    _warn_of_sizes(variable, chunks, encoding)
-    fill = encoding.attrs.get("_FillValue")
+    is_series = axis is not None and not is_label and len(variable.dims) == 1
+    _warn_of_sizes(variable, chunks, encoding, is_series=is_series)
     array = new_array(
         variable.name,
         zarr_format,
@@ -165,6 +168,8 @@ def _values(variable: SliceVariable) -> Block:
     """Return what the choice depends on: all values of times and durations, one of any other variable."""
     first = variable.read(tuple(slice(0, 1) for _ in variable.dims))
     values = variable.read() if variable.kind in ("times", "durations") else first
+    if variable.dtype.kind in "SV":
+        return values.astype(variable.dtype)  # a single element may be shorter
     return values if variable.source is None else decode(values, variable.source)
 
 
@@ -267,7 +272,7 @@ def _choose_chunks(
     return tuple(shape)
 
 
-def _warn_of_sizes(variable: SliceVariable, chunks: tuple[int, ...], encoding: Encoding) -> None:
+def _warn_of_sizes(variable: SliceVariable, chunks: tuple[int, ...], encoding: Encoding, *, is_series: bool) -> None:
     itemsize = STRING_SIZE if is_variable_length(encoding.dtype) else encoding.dtype.itemsize
     size = math.prod(chunks) * itemsize
     count = math.prod(math.ceil(length / chunk) for length, chunk in zip(variable.shape, chunks, strict=True))
@@ -278,11 +283,11 @@ def _warn_of_sizes(variable: SliceVariable, chunks: tuple[int, ...], encoding: E
             chunks,
             size // 10**6,
         )
-    elif size < TINY_CHUNK and count >= TINY_COUNT:
+    elif size < TINY_CHUNK and (count >= TINY_COUNT or is_series):
         log.warning(
-            "variable %r: a slice has %d chunks %s of %d bytes; larger ones are faster to write and to read",
+            "variable %r: its chunks %s have %d bytes, and a slice %d of them; larger ones are faster to write and to read",
             variable.name,
-            count,
             chunks,
             size,
+            count,
         )

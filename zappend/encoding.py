@@ -90,6 +90,16 @@ class EncodingError(ValueError):
         others = f" (and {self._more} more)" if self._more else ""
         return f"{self._value!s} at index {list(self._index)}{others}: {self._why}"
 
+    def picked(self, places: Block) -> EncodingError:
+        """Return this error, of a row of values that were picked out of a block, for that block.
+
+        `places` has an index of the block for each value, shape ``(values, dimensions)``.
+        """
+        if self._index is None:
+            return self
+        index = tuple(int(i) for i in places[self._index[0]])
+        return EncodingError(self._why, self._value, index, self._more)
+
     def shifted(self, offset: Iterable[int]) -> EncodingError:
         """Return this error for a block that is a part of a larger one, and begins at `offset` there."""
         if self._index is None:
@@ -108,8 +118,8 @@ class Encoding:
         Type of the stored values; ``object`` for strings of any length.
     attrs
         Those attributes of CF that say what stored values mean: ``_FillValue``, ``missing_value``, ``scale_factor``,
-        ``add_offset``, ``_Unsigned``; for times ``units`` and ``calendar``; and for durations ``units`` and xarray's
-        ``dtype``.
+        ``add_offset``, ``_Unsigned``; for times ``units`` and ``calendar``; for durations ``units`` and xarray's
+        ``dtype``, which it has for booleans that are stored as numbers, too.
     """
 
     dtype: np.dtype[Any]
@@ -128,6 +138,8 @@ class Encoding:
     @property
     def kind(self) -> str:
         """What the stored values are, in the words of `kind_of`."""
+        if self.attrs.get("dtype") == "bool":
+            return "booleans"
         return "times" if self.is_time else "durations" if self.is_duration else kind_of_type(self.dtype)
 
     @property
@@ -171,7 +183,7 @@ class Encoding:
         """Tell whether equal stored values mean the same under both."""
         if self.dtype.newbyteorder("=") != other.dtype.newbyteorder("="):
             return False
-        if self.is_time != other.is_time or self.is_duration != other.is_duration:
+        if self.kind != other.kind:
             return False
         if self.is_time and self.calendar != other.calendar:
             return False
@@ -197,6 +209,8 @@ def encoding_attrs(attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, 
             found[key] = _rounded(found[key], dtype)
     if is_time_unit(attrs.get("units")):
         found.update((key, attrs[key]) for key in TIME_KEYS if key in attrs)
+    elif str(attrs.get("dtype", "")) == "bool" and dtype.kind in "iu":
+        found["dtype"] = "bool"
     elif str(attrs.get("dtype", "")).startswith("timedelta64") and "units" in attrs:
         found.update(units=attrs["units"], dtype=attrs["dtype"])
     return found

@@ -227,7 +227,10 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
     dim = settings.append_dim
     refuse(new, own_problems(new, settings))
     if settings.zarr_format not in (None, cube.zarr_format):
-        raise UsageError(f"the target has Zarr format {cube.zarr_format}, and zarr_format={settings.zarr_format}")
+        raise UsageError(
+            f"the target has Zarr format {cube.zarr_format}, and zarr_format is {settings.zarr_format}; a cube keeps its "
+            f"format: leave out the setting, or begin anew with force_new"
+        )
     old_size = cube_size(cube, dim)
     size = new.sizes[dim]
     encodings = encodings_of(cube)
@@ -262,10 +265,10 @@ def _warn_of_shards(new: Slice, writes: list[ArrayWrite], size: int) -> None:
         array, axis = write.array, write.axis
         if axis is not None and array.is_sharded and size % array.chunks[axis]:
             log.warning(
-                "slice %s has %d of the %d labels of a shard of %r: the last shard is read and written again each time",
+                "slice %s has %d labels, and a shard of %r %d: the last shard is read and written again each time",
                 new.name,
                 size,
-                array.chunks[axis],
                 array.name,
+                array.chunks[axis],
             )
             return

@@ -147,7 +147,7 @@ def _parse_v2(name: str, documents: dict[str, Json]) -> Array:
     attrs = dict(documents[".zattrs"])
     dims = attrs.pop(DIMENSIONS, [] if not document["shape"] else None)
     if dims is None or len(dims) != len(document["shape"]):
-        raise TargetError(f"array {name!r} has no names of its dimensions in its attribute {DIMENSIONS}")
+        raise TargetError(f"array {name!r} has no names of its dimensions; give it the attribute {DIMENSIONS}")
     if not isinstance(document["dtype"], str):
         raise TargetError(f"array {name!r} has a structured type, which cannot be appended to")
     dtype = np.dtype(document["dtype"])
@@ -166,7 +166,7 @@ def _parse_v3(name: str, documents: dict[str, Json]) -> Array:
     shape = tuple(document["shape"])
     dims = document.get("dimension_names") or ([] if not shape else None)
     if dims is None or None in dims:
-        raise TargetError(f"array {name!r} has no names of its dimensions")
+        raise TargetError(f"array {name!r} has no names of its dimensions; give it dimension_names in {name}/zarr.json")
     if document["chunk_grid"]["name"] != "regular":
         raise TargetError(f"array {name!r} has the chunk grid {document['chunk_grid']['name']!r}, expected 'regular'")
     if document.get("storage_transformers"):

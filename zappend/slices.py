@@ -209,7 +209,9 @@ def _look(path: str, settings: Settings, *, refuses: bool) -> xr.Dataset:
         try:
             # Counted after the opening: of what was seen then, no chunk can be taken for written that was not.
             shapes = {str(name): tuple(variable.shape) for name, variable in sorted(dataset.variables.items())}
-            taken = {name: shape for name, shape in shapes.items() if settings.takes(name)}
+            # The value of a grid mapping means nothing, and is 0 in most files: a fill value, which xarray leaves out.
+            unimportant = {str(variable.attrs.get("grid_mapping")) for variable in dataset.variables.values()}
+            taken = {k: shape for k, shape in shapes.items() if settings.takes(k) and k not in unimportant}
             _check_chunks(path, taken, settings, refuses=refuses)
         except BaseException:
             dataset.close()

@@ -6,10 +6,10 @@ if they decode to what they were.
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,11 +30,16 @@ from zappend.encoding import (
 
 __all__ = ["choose_time_encoding", "encode_times"]
 
+Result = TypeVar("Result")
+
 FIRST, LAST = np.datetime64("1678-01-01", "s"), np.datetime64("2262-01-01", "s")
 """Between these every reader decodes by integer arithmetic, too: nanoseconds since 1970 fit into 64 bits."""
 
-GREGORIAN, END = np.datetime64("1582-10-15", "s"), np.datetime64("10000-01-01", "s")
-"""Between these a day has one date in all calendars that are called standard, and dates four digits of a year."""
+GREGORIAN = np.datetime64("1582-10-15", "s")
+"""From here on a day has one date in all calendars that are called standard."""
+
+BEGIN, END = np.datetime64("0001-01-01", "s"), np.datetime64("10000-01-01", "s")
+"""Between these a year has one to four digits."""
 
 TICK_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
@@ -94,13 +99,21 @@ def encode_times(values: Block, target: Encoding) -> Block:
     if steps is None:
         stored = np.zeros(values.shape, target.dtype)
         if not missing.all():
-            stored[~missing] = _encode_by_xarray(values[~missing], target)
+            stored[~missing] = _picked(_encode_by_xarray, values[~missing], target, ~missing)
     else:
         stored = cast_exactly(np.where(missing, 0, steps), target.dtype, values)
         if target.dtype.kind == "f" or _are_remote(values[~missing]):
             # Floats are decoded by way of float nanoseconds, remote dates by cftime: both can lose digits.
-            _check_decoding(stored[~missing], values[~missing], target)
+            _picked(partial(_check_decoding, stored[~missing]), values[~missing], target, ~missing)
     return fill_missing(stored, values, missing, target)
+
+
+def _picked(do: Callable[[Block, Encoding], Result], values: Block, target: Encoding, where: Block) -> Result:
+    """Do what may raise `EncodingError` with values that were picked out of a block, at `where` of it."""
+    try:
+        return do(values, target)
+    except EncodingError as error:
+        raise error.picked(np.argwhere(where)) from None
 
 
 def _pack(values: Block, missing: Block, target: Encoding) -> Block:
@@ -111,7 +124,7 @@ def _pack(values: Block, missing: Block, target: Encoding) -> Block:
     if target.dtype.kind in "iu":
         numbers = np.round(numbers)
     stored = cast_exactly(np.where(missing, 0, numbers), target.dtype, values)
-    _check_decoding(stored[~missing], values[~missing], target)
+    _picked(partial(_check_decoding, stored[~missing]), values[~missing], target, ~missing)
     return fill_missing(stored, values, missing, target)
 
 
@@ -135,7 +148,8 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
     if values.dtype.kind == "M":
         epoch = _epoch(str(target.attrs["units"])) if target.calendar in STANDARD_CALENDARS else None
         dates = values[~missing].astype("M8[s]")
-        if epoch is None or not ((dates >= GREGORIAN) & (dates < END)).all():
+        first = GREGORIAN if target.calendar == "standard" else BEGIN
+        if epoch is None or not ((dates >= first) & (dates < END)).all():
             return None
         zero, rest = divmod(int(epoch.astype("i8")) * TICK_NANOSECONDS["s"], tick)
         if rest:
@@ -157,7 +171,7 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
     return None
 
 
-@functools.lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def _epoch(units: str) -> np.datetime64 | None:
     """Return the epoch of `units` if it is a plain date between `FIRST` and `LAST`, to the second."""
     text = units.partition(" since ")[2].strip().replace(" ", "T", 1).removesuffix(".0").removesuffix("Z")
@@ -190,7 +204,7 @@ def _encode_by_xarray(values: Block, target: Encoding) -> Block:
         warnings.simplefilter("ignore")  # what it warns of is found by decoding
         try:
             encoded = encode_cf_variable(Variable(("x",), values, {}, wanted), name="values")
-        except (ValueError, TypeError, OverflowError, KeyError) as error:
+        except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
             raise EncodingError(f"times cannot be stored with {target.attrs['units']!r}: {error}") from error
     stored = cast_exactly(np.asarray(encoded.values), target.dtype, values)
     _check_decoding(stored, values, target)
