@@ -261,8 +261,9 @@ CALENDARS = ["360_day", "noleap", "all_leap", "julian", "standard", "proleptic_g
 
 
 def finer(values: Values) -> Values:
-    """Return times or durations a nanosecond later."""
-    return values.astype(f"{values.dtype.kind}8[ns]") + np.timedelta64(1, "ns")
+    """Return times or durations a nanosecond later; the last is there even if it was missing."""
+    later = np.array(values.astype(f"{values.dtype.kind}8[ns]") + np.timedelta64(1, "ns"))
+    return put(np.array(1, later.dtype)[()])(later) if np.isnat(later.flat[-1]) else later
 
 
 @st.composite

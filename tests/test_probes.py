@@ -424,7 +424,11 @@ PROBES: dict[str, Probe] = {
         formats=(2,),
     ),
     "a filter of differences over floats": Probe(
-        one(1.0, 0), one([1e300, 1e-300], 1), "'v'", settings=filtered({"id": "delta", "dtype": "<f8"}), formats=(2,)
+        one([1.0, 2.0], 0),
+        one([np.inf, 5.0], 2),
+        "'v'",
+        settings=filtered({"id": "delta", "dtype": "<f8"}),
+        formats=(2,),
     ),
     # Strings.
     "longer strings, new cube": Probe(one("a", 0), one("abcd", 1), reads={"v": ["a", "abcd"]}, seen="xarray #5224"),

@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from msgspec import UNSET
 
 from zappend.codecspec import chunk_keys, codec_differences
 from zappend.config import EncodingSettings, Settings
-from zappend.encoding import Encoding, same, same_units
+from zappend.encoding import Encoding, encoding_attrs, same, same_units
 from zappend.errors import UsageError
 from zappend.metadata import Array, Cube
 from zappend.slices import Slice
@@ -47,10 +46,8 @@ def _differences(
     if wanted.dtype is not UNSET:
         found.append(("dtype", type_name(encoding.dtype), type_name(named_type(wanted.dtype))))
     if wanted.fill_value is not UNSET:
-        fill = fill_number(wanted.fill_value)
-        if encoding.dtype.kind in "fc" and isinstance(fill, (int, float, complex)):
-            fill = np.asarray(fill).astype(encoding.dtype)[()].item()
-        found.append(("fill_value", attrs.get("_FillValue", array.fill_value), fill))
+        theirs = encoding_attrs({**attrs, "_FillValue": fill_number(wanted.fill_value)}, array.dtype).get("_FillValue")
+        found.append(("fill_value", attrs.get("_FillValue", array.fill_value), theirs))
     for key, default in (("scale_factor", 1.0), ("add_offset", 0.0)):
         value = getattr(wanted, key)
         if value is not UNSET:

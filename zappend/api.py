@@ -145,9 +145,8 @@ def append(
                         done.append(_append_one(storage, appender, new, checked, fresh=fresh))
             except ZappendError as error:
                 if done and view is None:
-                    error.add_note(
-                        "the slice before it went in" if len(done) == 1 else f"{len(done)} slices before it went in"
-                    )
+                    before = "the slice" if len(done) == 1 else f"the {len(done)} slices"
+                    error.add_note(f"{before} before it went in")
                 raise
     return AppendResult(done, dry_run=checked.dry_run)
 

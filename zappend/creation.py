@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from zappend.metadata import Array, new_array
 from zappend.slices import SliceVariable
 from zappend.variables import fill_number, named_type, sizes_of
 
-__all__ = ["create_array"]
+__all__ = ["create_array", "warn_of_sizes"]
 
 LABELS_PER_CHUNK = 131072
 """Labels, or elements of their bounds, in one chunk of a new cube: few chunks to read, and 1 MiB to write."""
@@ -103,8 +103,6 @@ def create_array(
         inner_chunks=None if shards is None else chunks,
         checksum=checksum,
     )
-    is_series = axis is not None and not is_label and len(variable.dims) == 1
-    _warn_of_sizes(variable, chunks, encoding, is_series=is_series)
     array = new_array(
         variable.name,
         zarr_format,
@@ -272,22 +270,20 @@ def _choose_chunks(
     return tuple(shape)
 
 
-def _warn_of_sizes(variable: SliceVariable, chunks: tuple[int, ...], encoding: Encoding, *, is_series: bool) -> None:
-    itemsize = STRING_SIZE if is_variable_length(encoding.dtype) else encoding.dtype.itemsize
-    size = math.prod(chunks) * itemsize
-    count = math.prod(math.ceil(length / chunk) for length, chunk in zip(variable.shape, chunks, strict=True))
-    if size > HUGE_CHUNK:
-        log.warning(
-            "variable %r: a chunk %s takes %d MB in memory, before compression; set smaller chunks",
-            variable.name,
-            chunks,
-            size // 10**6,
-        )
-    elif size < TINY_CHUNK and (count >= TINY_COUNT or is_series):
-        log.warning(
-            "variable %r: its chunks %s have %d bytes, and a slice %d of them; larger ones are faster to write and to read",
-            variable.name,
-            chunks,
-            size,
-            count,
-        )
+def warn_of_sizes(arrays: Iterable[Array], dim: str, labels: Container[str]) -> None:
+    """Warn of chunks that are far too large, and of such that are far too small, if there will be many.
+
+    `labels` are the names of arrays whose chunks hold many slices along `dim`.
+    """
+    small = []
+    for array in arrays:
+        itemsize = STRING_SIZE if is_variable_length(array.dtype) else array.dtype.itemsize
+        size = math.prod(array.inner_chunks) * itemsize
+        count = math.prod(math.ceil(n / chunk) for n, chunk in zip(array.shape, array.inner_chunks, strict=True))
+        is_series = array.dims == (dim,) and array.name not in labels
+        if size > HUGE_CHUNK:
+            log.warning("a chunk %s of %r takes %d MB in memory", array.inner_chunks, array.name, size // 10**6)
+        elif size < TINY_CHUNK and not array.is_sharded and (count >= TINY_COUNT or is_series):
+            small.append(f"{array.name!r} ({array.inner_chunks}, {size} bytes)")
+    if small:
+        log.warning("small chunks are slow to write and to read: %s; variables can set others", ", ".join(small))

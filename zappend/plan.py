@@ -26,7 +26,7 @@ from zappend.checks import (
     structure_problems,
 )
 from zappend.config import Settings
-from zappend.creation import create_array
+from zappend.creation import create_array, warn_of_sizes
 from zappend.encoding import Block, Encoding, EncodingError
 from zappend.errors import UsageError
 from zappend.metadata import Array, Cube, encodings_of, new_cube
@@ -198,6 +198,7 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
         problems += label_problems(new, settings, labels, None)
         problems += size_problems(cube, new, dim, 0, size, settings)
     refuse(new, problems)
+    warn_of_sizes(arrays.values(), dim, labels_and_bounds)
     return Plan(True, 0, size, new, tuple(writes), cube.documents(arrays.values(), created=True), cube)
 
 
@@ -228,8 +229,8 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
     refuse(new, own_problems(new, settings))
     if settings.zarr_format not in (None, cube.zarr_format):
         raise UsageError(
-            f"the target has Zarr format {cube.zarr_format}, and zarr_format is {settings.zarr_format}; a cube keeps its "
-            f"format: leave out the setting, or begin anew with force_new"
+            f"the target has Zarr format {cube.zarr_format}, and zarr_format is {settings.zarr_format}; a cube "
+            f"keeps its format: leave out the setting, or begin anew with force_new"
         )
     old_size = cube_size(cube, dim)
     size = new.sizes[dim]
