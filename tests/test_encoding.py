@@ -366,6 +366,7 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
         ({"dtype": "i2", "fill_value": 0.5}, "fill_value"),
         ({"dtype": "i2", "fill_value": 99999}, "fill_value"),
         ({"dtype": "f4", "fill_value": "blue"}, "fill_value"),
+        ({"dtype": "bool"}, "numbers cannot be stored as bool, which holds booleans"),
     ],
 )
 def test_an_encoding_that_cannot_be(wanted: dict[str, Any], message: str) -> None:
@@ -374,6 +375,24 @@ def test_an_encoding_that_cannot_be(wanted: dict[str, Any], message: str) -> Non
         zappend.append(store, table(), zarr_format=3, variables=encoding(a=wanted))
     assert message in str(caught.value)
     assert store == {}
+
+
+def test_booleans_have_no_fill_value() -> None:
+    truth = xr.Dataset({"v": ("time", [True, False])}, {"time": [1, 2]})
+    with pytest.raises(SliceError, match="booleans have no missing value"):
+        zappend.append({}, truth, variables=encoding(v={"fill_value": False}))
+
+
+@formats
+def test_no_fill_value_stays_none(zarr_format: int) -> None:
+    store: Store = {}
+    for start in (0, 2):
+        zappend.append(store, table(start), zarr_format=zarr_format, variables=encoding(a={"fill_value": None}))
+    assert "_FillValue" not in cubes.open_mapping(store).a.encoding
+    hole = table(4)
+    hole.a[0, 0, 0] = np.nan  # which a float needs no fill value for
+    zappend.append(store, hole)
+    np.testing.assert_array_equal(cubes.open_mapping(store).a[4:], hole.a)
 
 
 @pytest.mark.parametrize(

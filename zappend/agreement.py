@@ -47,7 +47,7 @@ def _differences(
         found.append(("dtype", type_name(encoding.dtype), type_name(named_type(wanted.dtype))))
     if wanted.fill_value is not UNSET:
         theirs = encoding_attrs({**attrs, "_FillValue": fill_number(wanted.fill_value)}, array.dtype).get("_FillValue")
-        found.append(("fill_value", attrs.get("_FillValue", array.fill_value), theirs))
+        found.append(("fill_value", attrs.get("_FillValue"), theirs))
     for key, default in (("scale_factor", 1.0), ("add_offset", 0.0)):
         value = getattr(wanted, key)
         if value is not UNSET:

@@ -143,6 +143,8 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
     if not is_storable(variable.kind, encoding.kind):
         raise EncodingError(f"{variable.kind} cannot be stored as {encoding.dtype}, which holds {encoding.kind}")
     fill = configured.get("_FillValue")
+    if fill is not None and encoding.kind == "booleans":
+        raise EncodingError("booleans have no missing value, so the setting fill_value means nothing")
     if fill is not None and not _is_one_of(fill, encoding.dtype):
         raise EncodingError(f"the setting fill_value is {fill!r}, which is none of {encoding.dtype}")
     return encoding
