@@ -21,8 +21,8 @@ FORMATS = (2, 3)
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let cubes of a few hundred bytes have several chunks."""
-    monkeypatch.setattr("zappend.creation.BEST_CHUNK", 32)
-    monkeypatch.setattr("zappend.creation.LABELS_PER_CHUNK", 8)
+    monkeypatch.setattr("zappend.chunking.BEST_CHUNK", 32)
+    monkeypatch.setattr("zappend.chunking.LABELS_PER_CHUNK", 8)
 
 
 def days(first: int, count: int = 2) -> xr.Dataset:

@@ -204,7 +204,7 @@ def test_one_thread_is_the_calling_thread(tmp_path: Path) -> None:
 @formats
 def test_large_slices_are_read_in_parts(tmp_path: Path, zarr_format: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zappend.appender.BYTES_PER_READ", 1000)
-    monkeypatch.setattr("zappend.creation.BEST_CHUNK", 500)
+    monkeypatch.setattr("zappend.chunking.BEST_CHUNK", 500)
     datasets = [
         xr.Dataset(
             {"a": (("y", "time", "x"), np.random.default_rng(i).random((30, 3, 7)))}, {"time": [i, i + 1, i + 2]}

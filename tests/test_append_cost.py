@@ -79,7 +79,7 @@ def test_the_log_is_one_object_however_many_chunks(tmp_path: Path, zarr_format: 
         dataset.a.encoding["preferred_chunks"] = {"time": 1, "x": 10}
     target: dict[str, bytes] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zappend.creation.SMALLEST_CHUNK", 1)
+        patch.setattr("zappend.chunking.SMALLEST_CHUNK", 1)
         zappend.append(target, first, append_step="any", zarr_format=zarr_format)
     writes = Watching(target)
     zappend.append(writes, second, zarr_format=zarr_format)

@@ -35,7 +35,7 @@ def running() -> Iterator[S3Server]:
 
 @pytest.fixture
 def server(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    monkeypatch.setattr("zappend.creation.SMALLEST_CHUNK", 1)
+    monkeypatch.setattr("zappend.chunking.SMALLEST_CHUNK", 1)
     running.reset()
     return running
 

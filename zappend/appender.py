@@ -18,8 +18,10 @@ import numpy as np
 from zappend.cf import to_stored
 from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.config import Settings
-from zappend.encoding import Block, Encoding, EncodingError
+from zappend.datatypes import Block
+from zappend.encoding import Encoding
 from zappend.errors import SliceError, TargetError
+from zappend.exact import EncodingError
 from zappend.metadata import Array, Cube, encodings_of
 from zappend.plan import ArrayWrite, ChunkWrite, Plan, plan_append, plan_creation
 from zappend.reader import CubeReader, children_of

@@ -9,16 +9,11 @@ from typing import Any
 import numpy as np
 
 from zappend.config import Settings
-from zappend.encoding import (
-    STANDARD_CALENDARS,
-    Block,
-    Encoding,
-    EncodingError,
-    encoding_attrs,
-    is_storable,
-    same,
-)
+from zappend.datatypes import Block
+from zappend.encoding import STANDARD_CALENDARS, Encoding, encoding_attrs, same
 from zappend.errors import SliceError, TargetError
+from zappend.exact import EncodingError
+from zappend.kinds import is_storable
 from zappend.labels import check_labels, label_faults, parse_step
 from zappend.metadata import Array, Cube
 from zappend.slices import Slice, SliceVariable

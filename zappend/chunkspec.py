@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from zappend.datatypes import is_variable_length
+from zappend.datatypes import Block, is_variable_length
 
-__all__ = ["Block", "ChunkSpec", "holds_only", "same_bits"]
-
-Block = np.ndarray[Any, np.dtype[Any]]
+__all__ = ["ChunkSpec", "holds_only", "same_bits"]
 
 
 @dataclass(frozen=True)

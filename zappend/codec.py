@@ -15,8 +15,8 @@ import numcodecs.blosc
 import numpy as np
 from numcodecs.compat import ensure_bytes, ensure_contiguous_ndarray
 
-from zappend.chunkspec import Block, ChunkSpec, holds_only
-from zappend.datatypes import is_variable_length
+from zappend.chunkspec import ChunkSpec, holds_only
+from zappend.datatypes import Block, is_variable_length
 from zappend.errors import TargetError
 from zappend.lossy import check_decoded, tolerance_of
 from zappend.metadata import Array, Json

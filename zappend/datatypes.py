@@ -13,6 +13,7 @@ from zappend.errors import TargetError
 __all__ = [
     "BYTES",
     "STRING",
+    "Block",
     "default_fill",
     "fill_from_attribute",
     "fill_from_json",
@@ -25,6 +26,9 @@ __all__ = [
     "v3_fill_to_json",
     "v3_type",
 ]
+
+Block = np.ndarray[Any, np.dtype[Any]]
+"""Values of a chunk, or of a part of a variable."""
 
 V3_TYPES = {
     "bool": "bool",

@@ -1,4 +1,4 @@
-"""How one variable is stored, by the CF conventions as xarray applies them; and why a value cannot be.
+"""How one variable is stored, by the CF conventions as xarray applies them, in words that tell what stored values mean.
 
 Conventions: https://cfconventions.org (4.4 time coordinates, 8.1 packed data, 2.5.1 missing data).
 """
@@ -6,36 +6,29 @@ Conventions: https://cfconventions.org (4.4 time coordinates, 8.1 packed data, 2
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from zappend.datatypes import is_bytes
+from zappend.datatypes import Block
+from zappend.exact import EncodingError, refusal
+from zappend.kinds import kind_of_type
 
 __all__ = [
-    "Block",
+    "MASKS",
+    "PACKING_KEYS",
+    "STANDARD_CALENDARS",
     "Encoding",
-    "EncodingError",
-    "cast_exactly",
     "decode",
     "encoding_attrs",
     "fill_missing",
-    "is_cftime",
-    "is_missing",
-    "is_storable",
     "is_time_unit",
-    "kind_of",
-    "kind_of_type",
-    "outside_of",
-    "refusal",
     "same",
     "same_units",
     "show",
 ]
-
-Block = np.ndarray[Any, np.dtype[Any]]
 
 MASKS = ("_FillValue", "missing_value")
 PACKING_KEYS = (*MASKS, "scale_factor", "add_offset", "_Unsigned")
@@ -65,47 +58,6 @@ UNITS = {alias: unit for unit, aliases in UNIT_ALIASES.items() for alias in (uni
 
 
 NUMBERS_OF = ("scale_factor", "add_offset")
-
-
-class EncodingError(ValueError):
-    """A value cannot be stored so that it reads back as it was; the message says which, and why.
-
-    Parameters
-    ----------
-    why
-        What is wrong.
-    value, index
-        The first value that is wrong, and where it is in the block; without an index it is the whole block.
-    more
-        How many more there are.
-    """
-
-    def __init__(self, why: str, value: Any = None, index: tuple[int, ...] | None = None, more: int = 0) -> None:
-        super().__init__(why)
-        self._why, self._value, self._index, self._more = why, value, index, more
-
-    def __str__(self) -> str:
-        if self._index is None:
-            return self._why
-        others = f" (and {self._more} more)" if self._more else ""
-        return f"{self._value!s} at index {list(self._index)}{others}: {self._why}"
-
-    def picked(self, places: Block) -> EncodingError:
-        """Return this error, of a row of values that were picked out of a block, for that block.
-
-        `places` has an index of the block for each value, shape ``(values, dimensions)``.
-        """
-        if self._index is None:
-            return self
-        index = tuple(int(i) for i in places[self._index[0]])
-        return EncodingError(self._why, self._value, index, self._more)
-
-    def shifted(self, offset: Iterable[int]) -> EncodingError:
-        """Return this error for a block that is a part of a larger one, and begins at `offset` there."""
-        if self._index is None:
-            return self
-        index = tuple(i + start for i, start in zip(self._index, offset, strict=True))
-        return EncodingError(self._why, self._value, index, self._more)
 
 
 @dataclass(frozen=True)
@@ -268,64 +220,6 @@ def same_units(a: Any, b: Any) -> bool:
         return since.split() == other_since.split()
 
 
-def is_cftime(values: Block) -> bool:
-    """Tell whether `values` are dates of cftime, judged by the first that is there."""
-    if values.dtype != object:
-        return False
-    first = next((value for value in values.flat if value is not None), None)
-    return type(first).__module__.startswith("cftime")
-
-
-KINDS = {
-    "M": "times",
-    "m": "durations",
-    "b": "booleans",
-    "i": "numbers",
-    "u": "numbers",
-    "f": "numbers",
-    "c": "complex numbers",
-    "U": "strings",
-    "T": "strings",
-    "O": "strings",
-    "S": "bytes",
-    "V": "raw bytes",
-}
-
-WIDENED = {("booleans", "numbers"), ("numbers", "complex numbers")}
-"""What can be stored as another kind, and as which."""
-
-
-def kind_of_type(dtype: np.dtype[Any]) -> str:
-    """Return what values of `dtype` are, in the words of `kind_of`; objects are strings unless they are bytes."""
-    return "bytes" if is_bytes(dtype) else KINDS[dtype.kind]
-
-
-def kind_of(values: Block) -> str:
-    """Return what decoded `values` are: times, durations, numbers, booleans, strings, bytes, judged by the first."""
-    if is_cftime(values):
-        return "times"
-    if values.dtype == object and isinstance(next((v for v in values.flat if v is not None), None), bytes):
-        return "bytes"
-    return kind_of_type(values.dtype)
-
-
-def is_storable(kind: str, target: str) -> bool:
-    """Tell whether values of one `kind` can be stored as the kind `target`."""
-    return kind == target or (kind, target) in WIDENED
-
-
-def is_missing(values: Block) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return where `values` are NaN, NaT or None."""
-    if values.dtype.kind in "fc":
-        return np.isnan(values)
-    if values.dtype.kind in "mM":
-        return np.isnat(values)
-    if values.dtype == object:
-        flat = (value is None or value != value for value in values.flat)
-        return np.fromiter(flat, bool, values.size).reshape(values.shape)
-    return np.zeros(values.shape, bool)
-
-
 def decode(values: Block, encoding: Encoding) -> Block:
     """Return what stored `values` mean, as xarray decodes them; raise `EncodingError` if it cannot."""
     from xarray import Variable
@@ -352,46 +246,6 @@ def show(value: Any, encoding: Encoding) -> str:
     return str(decoded)
 
 
-def cast_exactly(numbers: Block, dtype: np.dtype[Any], values: Block, hint: str = "") -> Block:
-    """Return `numbers` in `dtype`, or raise `EncodingError` for the first of `values` that it cannot hold.
-
-    Floats may lose digits, but not become infinite; whole numbers stay what they are. `hint` tells what can be
-    done about numbers that are too large.
-    """
-    if numbers.dtype == dtype:
-        return numbers
-    outside = outside_of(numbers, dtype)
-    if outside.any() and dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        raise refusal(f"outside of what {dtype} holds, which is {info.min} to {info.max}{hint}", values, outside)
-    if outside.any():
-        raise refusal(f"too large for {dtype}{hint}", values, outside)
-    with np.errstate(all="ignore"):
-        cast = numbers.astype(dtype)
-        if dtype.kind in "iu":
-            wrong = cast != numbers
-            if wrong.any():
-                raise refusal(f"not a whole number, as {dtype} needs", values, wrong)
-        elif numbers.dtype.kind in "iu":
-            back = cast.real if dtype.kind == "c" else cast
-            wrong = (back.astype(numbers.dtype) != numbers) | (back >= float(np.iinfo(numbers.dtype).max) + 1)
-            if wrong.any():
-                raise refusal(f"not exact in {dtype}", values, wrong)
-    return cast
-
-
-def outside_of(numbers: Block, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which of `numbers` `dtype` is too small for; whole numbers have no infinity and no NaN."""
-    if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        outside = (numbers < info.min) | (numbers > info.max)
-        if numbers.dtype.kind == "f":
-            outside |= ~np.isfinite(numbers) | (numbers >= float(info.max) + 1)
-        return np.asarray(outside)
-    with np.errstate(all="ignore"):
-        return np.asarray(np.isinf(numbers.astype(dtype)) & ~np.isinf(numbers))
-
-
 def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding) -> Block:
     """Return `stored` with the fill value of `target` where `missing`.
 
@@ -416,12 +270,6 @@ def fill_missing(stored: Block, values: Block, missing: Block, target: Encoding)
             f"a missing value cannot be stored as the fill value {fill}, which {target.dtype} lacks", values, missing
         )
     return np.where(missing, exact, stored)
-
-
-def refusal(why: str, values: Block, where: Block) -> EncodingError:
-    """Return the error that says `why` the first of `values` at `where` cannot be stored."""
-    index = tuple(int(i) for i in np.argwhere(where)[0])
-    return EncodingError(why, values[index], index, int(np.count_nonzero(where)) - 1)
 
 
 def same(a: Any, b: Any) -> bool:

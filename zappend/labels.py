@@ -11,8 +11,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from zappend.encoding import Block, Encoding, EncodingError, decode, is_missing, show
+from zappend.datatypes import Block
+from zappend.encoding import Encoding, decode, show
 from zappend.errors import UsageError
+from zappend.exact import EncodingError
+from zappend.kinds import is_missing
 
 __all__ = ["Step", "check_labels", "label_faults", "parse_step"]
 

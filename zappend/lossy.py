@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from zappend.chunkspec import Block
-from zappend.encoding import refusal
+from zappend.datatypes import Block
+from zappend.exact import refusal
 from zappend.metadata import Array, Json, name_and_options
 
 __all__ = ["Tolerance", "check_decoded", "tolerance_of"]

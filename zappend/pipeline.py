@@ -15,8 +15,8 @@ import numpy as np
 from numcodecs.compat import ensure_bytes, ensure_contiguous_ndarray
 from numcodecs.vlen import VLenBytes, VLenUTF8
 
-from zappend.chunkspec import Block, ChunkSpec
-from zappend.datatypes import is_bytes, is_variable_length
+from zappend.chunkspec import ChunkSpec
+from zappend.datatypes import Block, is_bytes, is_variable_length
 from zappend.metadata import Json, name_and_options
 from zappend.shards import Shards
 

@@ -25,10 +25,13 @@ from zappend.checks import (
     size_problems,
     structure_problems,
 )
+from zappend.chunking import warn_of_sizes
 from zappend.config import Settings
-from zappend.creation import create_array, warn_of_sizes
-from zappend.encoding import Block, Encoding, EncodingError
+from zappend.creation import create_array
+from zappend.datatypes import Block
+from zappend.encoding import Encoding
 from zappend.errors import UsageError
+from zappend.exact import EncodingError
 from zappend.metadata import Array, Cube, encodings_of, new_cube
 from zappend.slices import Slice
 from zappend.variables import check_names, encoding_settings

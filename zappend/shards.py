@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zappend.chunkspec import Block, ChunkSpec, holds_only, same_bits
+from zappend.chunkspec import ChunkSpec, holds_only, same_bits
+from zappend.datatypes import Block
 
 __all__ = ["Shards", "morton_order"]
 

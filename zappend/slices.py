@@ -1,13 +1,11 @@
-"""What a user gives as a slice → named variables that are read block by block. The module that knows xarray's openers.
+"""What a user gives as a slice → named variables that are read block by block.
 
-Files are opened without decoding: what a slice and the cube store alike is copied as it is. A dataset in memory may be
-decoded or not, variable by variable, as its attributes tell.
+What a slice and the cube store alike is copied as it is. A dataset in memory may be decoded or not, variable by
+variable, as its attributes tell.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,19 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zappend.cf import to_stored
-from zappend.completeness import completeness
 from zappend.config import Settings
-from zappend.datatypes import STRING
-from zappend.encoding import Block, Encoding, encoding_attrs, is_missing, kind_of, kind_of_type
+from zappend.datatypes import STRING, Block
+from zappend.encoding import Encoding, encoding_attrs
 from zappend.errors import SliceError, UsageError
-from zappend.polling import NotYet, wait_for
+from zappend.kinds import is_missing, kind_of, kind_of_type
+from zappend.opening import first_line, open_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["Slice", "SliceVariable", "open_slice"]
-
-logger = logging.getLogger("zappend")
 
 Region = tuple[slice, ...]
 
@@ -42,9 +38,6 @@ LONGEST_NAME = 200
 
 LARGEST_NUMBER = {"f": 8, "c": 16}
 """Bytes of the largest numbers that Zarr has, by kind."""
-
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-NETCDF3_MAGIC = b"CDF"
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ class SliceVariable:
         except Exception as error:
             # What a damaged file, or a lazy computation, raises is up to it.
             raise SliceError(
-                f"slice {self.slice_name}: variable {self.name!r} cannot be read: {_first_line(error)}"
+                f"slice {self.slice_name}: variable {self.name!r} cannot be read: {first_line(error)}"
             ) from error
 
     @cached_property
@@ -179,123 +172,10 @@ def open_slice(item: Any, index: int = 0, settings: Settings | None = None) -> I
         yield _from_dataset(item, str(index))
     elif isinstance(item, (str, os.PathLike)):
         path = str(os.fspath(item))
-        with _open_path(path.removeprefix("file://"), settings or Settings()) as dataset:
+        with open_path(path.removeprefix("file://"), settings or Settings()) as dataset:
             yield _from_dataset(dataset, path)
     else:
         raise UsageError(f"slice {index} must be a path or an xarray.Dataset, not {type(item).__name__}")
-
-
-def _open_path(path: str, settings: Settings) -> xr.Dataset:
-    """Return the dataset at `path`, opened, as soon as it is whole."""
-    if "://" in path:
-        raise SliceError(f"slice {path}: only local files and folders can be read so far")
-    refuses = settings.slice_missing_chunks == "refuse" or settings.polling is not None
-    try:
-        return wait_for(lambda: _look(path, settings, refuses=refuses), settings.polling)
-    except _ChunksMissing:
-        if settings.slice_missing_chunks != "fill":
-            raise
-    return _look(path, settings, refuses=False)
-
-
-class _ChunksMissing(NotYet):
-    """The slice is a Zarr folder that lacks chunks."""
-
-
-def _look(path: str, settings: Settings, *, refuses: bool) -> xr.Dataset:
-    """Open `path`; raise `NotYet` if what is there may be the beginning of a slice."""
-    dataset = _open_now(path)
-    if os.path.isdir(path):
-        try:
-            # Counted after the opening: of what was seen then, no chunk can be taken for written that was not.
-            shapes = {str(name): tuple(variable.shape) for name, variable in sorted(dataset.variables.items())}
-            # The value of a grid mapping means nothing, and is 0 in most files: a fill value, which xarray leaves out.
-            unimportant = {str(variable.attrs.get("grid_mapping")) for variable in dataset.variables.values()}
-            taken = {k: shape for k, shape in shapes.items() if settings.takes(k) and k not in unimportant}
-            _check_chunks(path, taken, settings, refuses=refuses)
-        except BaseException:
-            dataset.close()
-            raise
-    return dataset
-
-
-def _check_chunks(path: str, shapes: Mapping[str, tuple[int, ...]], settings: Settings, *, refuses: bool) -> None:
-    found = completeness(path, shapes)
-    for name, (shape, seen) in found.stale.items():
-        raise NotYet(
-            f"slice {path}: its consolidated metadata is stale: {name!r} has the shape {shape}, and {seen} there; "
-            f"mend it with zarr.consolidate_metadata()"
-        )
-    if found.missing and refuses:
-        raise _ChunksMissing(
-            f"slice {path}: {found}; if its writer left out chunks that hold nothing but the fill value, as xarray "
-            f"does by default, slice_missing_chunks 'fill' takes it"
-        )
-    polled = settings.polling is not None
-    if found.missing and (polled or settings.slice_missing_chunks != "fill"):
-        logger.warning(
-            "slice %s: %s, and taken for fill values%s",
-            path,
-            found,
-            "" if polled else "; slice_missing_chunks 'fill' says that this is meant, 'refuse' that it is not",
-        )
-    if found.unknown and settings.slice_missing_chunks != "fill":
-        # It may be whole: xarray reads more kinds of grids than can be counted here.
-        logger.warning("slice %s: whether chunks of %s are missing cannot be told", path, ", ".join(found.unknown))
-
-
-def _open_now(path: str) -> xr.Dataset:
-    import xarray as xr
-
-    if not os.path.exists(path):
-        raise NotYet(f"slice {path}: there is no such file or folder")
-    options = _zarr_options(path) if os.path.isdir(path) else _file_options(path)
-    try:
-        return xr.open_dataset(
-            path,
-            mask_and_scale=False,
-            decode_times=False,
-            decode_timedelta=False,
-            decode_coords=False,
-            chunks=None,
-            cache=False,
-            **options,
-        )
-    except Exception as error:
-        # What a damaged file raises is up to each reader.
-        raise NotYet(f"slice {path}: it is no dataset that can be read: {_first_line(error)}") from error
-
-
-def _zarr_options(path: str) -> dict[str, Any]:
-    if os.path.exists(f"{path}/zarr.json"):
-        try:
-            with open(f"{path}/zarr.json", "rb") as file:
-                consolidated = bool(json.load(file).get("consolidated_metadata"))
-        except (OSError, ValueError, AttributeError) as error:
-            raise NotYet(f"slice {path}: its zarr.json cannot be read: {error}") from error
-        return {"engine": "zarr", "consolidated": consolidated}
-    if os.path.exists(f"{path}/.zgroup"):
-        return {"engine": "zarr", "consolidated": os.path.exists(f"{path}/.zmetadata")}
-    raise NotYet(f"slice {path}: it is a folder, but no Zarr group")
-
-
-def _file_options(path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(len(HDF5_MAGIC))
-    except OSError as error:
-        raise NotYet(f"slice {path}: it cannot be read: {error.strerror}") from error
-    if magic == HDF5_MAGIC:
-        return {"engine": "h5netcdf"}
-    if magic.startswith(NETCDF3_MAGIC):
-        try:
-            import netCDF4  # noqa: F401
-        except ImportError:
-            raise SliceError(
-                f"slice {path}: it is a NetCDF-3 file, which takes the package netcdf4: pip install 'zappend[all]'"
-            ) from None
-        return {"engine": "netcdf4"}
-    return {}
 
 
 def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
@@ -305,7 +185,7 @@ def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
         variables, attrs = encode_dataset_coordinates(dataset)
     except ValueError as error:
         # xarray finds the same attribute twice: among the attributes, and in .encoding.
-        raise SliceError(f"slice {name}: {_first_line(error).rstrip('.')}; delete one of them") from error
+        raise SliceError(f"slice {name}: {first_line(error).rstrip('.')}; delete one of them") from error
     for variable in variables.values():
         # Where xarray keeps them when it was told to take all related variables for coordinates.
         related = {key: variable.encoding[key] for key in RELATED if key in variable.encoding}
@@ -394,7 +274,3 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_to_json(inner) for inner in value]
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

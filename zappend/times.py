@@ -13,20 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zappend.encoding import (
-    MASKS,
-    STANDARD_CALENDARS,
-    Block,
-    Encoding,
-    EncodingError,
-    cast_exactly,
-    decode,
-    encoding_attrs,
-    fill_missing,
-    is_cftime,
-    is_missing,
-    refusal,
-)
+from zappend.datatypes import Block
+from zappend.encoding import MASKS, STANDARD_CALENDARS, Encoding, decode, encoding_attrs, fill_missing
+from zappend.exact import EncodingError, cast_exactly, refusal
+from zappend.kinds import is_cftime, is_missing
 
 __all__ = ["choose_time_encoding", "encode_times"]
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numcodecs.compat import ensure_bytes
 
-from zappend.chunkspec import Block, ChunkSpec
-from zappend.datatypes import v3_dtype, v3_fill_to_json, v3_type
+from zappend.chunkspec import ChunkSpec
+from zappend.datatypes import Block, v3_dtype, v3_fill_to_json, v3_type
 
 __all__ = ["ZarrCodecs"]
 
