@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zappend.completeness import completeness
@@ -52,13 +52,20 @@ def _look(path: str, settings: Settings, *, refuses: bool) -> xr.Dataset:
             # Counted after the opening: of what was seen then, no chunk can be taken for written that was not.
             shapes = {str(name): tuple(variable.shape) for name, variable in sorted(dataset.variables.items())}
             # The value of a grid mapping means nothing, and is 0 in most files: a fill value, which xarray leaves out.
-            unimportant = {str(variable.attrs.get("grid_mapping")) for variable in dataset.variables.values()}
-            taken = {k: shape for k, shape in shapes.items() if settings.takes(k) and k not in unimportant}
+            grid_mappings = set(_grid_mappings(dataset))
+            taken = {k: shape for k, shape in shapes.items() if settings.takes(k) and k not in grid_mappings}
             _check_chunks(path, taken, settings, refuses=refuses)
         except BaseException:
             dataset.close()
             raise
     return dataset
+
+
+def _grid_mappings(dataset: xr.Dataset) -> Iterator[str]:
+    for variable in dataset.variables.values():
+        words = str(variable.attrs.get("grid_mapping", "")).split()
+        # In the long form, "crs: x y", the colon tells a grid mapping from its coordinates.
+        yield from (word.rstrip(":") for word in words if len(words) == 1 or word.endswith(":"))
 
 
 def _check_chunks(path: str, shapes: Mapping[str, tuple[int, ...]], settings: Settings, *, refuses: bool) -> None:
