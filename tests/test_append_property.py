@@ -28,7 +28,7 @@ from zappend.errors import SliceError, TargetError
 SOUND_PARTS, FAULTY_PARTS = 10, 2
 """Parts of a run for each format: without and with a fault. What is generated without one must be accepted."""
 
-QUICK, MANY = 15, 250
+QUICK, MANY = 13, 250
 """Examples in a part: of every run of the tests, and of the campaign."""
 
 PARTS = [
