@@ -51,7 +51,8 @@ def counts(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     yield counts
     told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-    request.config.get_terminal_writer().line(f"\nAppended: {told}")
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        request.config.get_terminal_writer().line(f"\nAppended: {told}")
 
 
 @pytest.mark.parametrize(("zarr_format", "faulty", "part"), PARTS)
