@@ -193,10 +193,19 @@ def _encode_by_xarray(values: Block, target: Encoding) -> Block:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is found by decoding
         try:
-            encoded = encode_cf_variable(Variable(("x",), values, {}, wanted), name="values")
+            if values.dtype == object:
+                import cftime
+
+                # What xarray does too, but it takes finer units for all values if one is not whole.
+                numbers = cftime.date2num(values, target.attrs["units"], target.calendar)
+            else:
+                numbers = encode_cf_variable(Variable(("x",), values, {}, wanted), name="values").values
         except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
             raise EncodingError(f"times cannot be stored with {target.attrs['units']!r}: {error}") from error
-    stored = cast_exactly(np.asarray(encoded.values), target.dtype, values)
+    numbers = np.asarray(numbers)
+    if target.dtype.kind in "iu" and (left := numbers != np.round(numbers)).any():
+        raise _not_whole(values, target, left)
+    stored = cast_exactly(numbers, target.dtype, values)
     _check_decoding(stored, values, target)
     return stored
 
