@@ -17,6 +17,8 @@ from zappend.testing import Call, Faults
 
 KINDS = ("create", "append", "partial", "replace")
 FORMATS = (2, 3)
+SHARDS = ("shards", 3)
+"""The kind of append that fills up a shard which readers see, and its format."""
 
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +100,7 @@ Job = AppendJob | WriteJob
 
 
 def append_job(kind: str, zarr_format: int, folder: Path | None = None) -> AppendJob:
-    """Return an append that makes a cube, grows it, fills up its last chunk, or replaces it.
+    """Return an append that makes a cube, grows it, fills up its last chunk or shard, or replaces it.
 
     With `folder`, the slice is a NetCDF file there.
     """
@@ -109,8 +111,10 @@ def append_job(kind: str, zarr_format: int, folder: Path | None = None) -> Appen
         new = days(0)
     elif kind == "append":
         zappend.append(cube, [days(0), days(2)], **settings)
-    elif kind == "partial":
+    elif kind in ("partial", "shards"):
         settings["slice_size"] = "any"
+        if kind == "shards":
+            settings["variables"] = {"sst": {"encoding": {"chunks": [1, 2, 4], "shards": [4, 2, 4]}}}
         zappend.append(cube, [days(0), days(2, 1)], **settings)
         new = days(3, 3)
     else:
@@ -127,6 +131,7 @@ def write_job(zarr_format: int) -> WriteJob:
     """Return a ``to_zarr`` that grows a cube."""
     cube: dict[str, bytes] = {}
     first, second, new = (days(i)[["sst", "note"]].drop_vars("x") for i in (0, 2, 4))
+    del first.time.attrs["bounds"]  # which are not there
     zappend.append(cube, [first, second], zarr_format=zarr_format)
     return WriteJob(cube, new)
 

@@ -13,6 +13,7 @@ from conftest import Case, DictCase, FolderCase, State
 from faultlab import (
     FORMATS,
     KINDS,
+    SHARDS,
     Job,
     append_job,
     attempt,
@@ -30,7 +31,7 @@ from zappend.testing import Call, Faults, Killed, fail
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
 EIO = OSError(errno.EIO, "Input/output error")
 
-APPENDS = [(kind, zarr_format) for kind in KINDS for zarr_format in FORMATS]
+APPENDS = [*((kind, zarr_format) for kind in KINDS for zarr_format in FORMATS), SHARDS]
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ def carry_out(store: MutableMapping[str, bytes], new: xr.Dataset, **settings: An
         if plan is not None:
             if isinstance(store, Transaction):
                 store.log_ahead(list(plan.new_keys()), list(plan.changed_keys()))
-            appender.carry_out(plan, opened, store)
+            appender.carry_out(plan, store)
 
 
 def bare(old: dict[str, bytes], new: xr.Dataset, **settings: Any) -> Counter[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import ObjectCase
-from faultlab import FORMATS, AppendJob, append_job, attempt, both_ends, days, small_chunks
+from faultlab import FORMATS, SHARDS, AppendJob, append_job, attempt, both_ends, days, small_chunks
 from s3server import (
     ACCESS_DENIED,
     BUCKET,
@@ -51,7 +51,7 @@ CUBE, PLACE = "c.zarr/", "c.zarr.zappend/"
 CHANGES = ("PUT", "DELETE", "BULK_DELETE")
 QUIET = 90.0
 
-ALL = tuple(product(("create", "append", "partial"), FORMATS))
+ALL = (*product(("create", "append", "partial"), FORMATS), SHARDS)
 
 FAULTS: dict[str, Fault] = {
     "500": INTERNAL_ERROR,

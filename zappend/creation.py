@@ -103,6 +103,8 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
     configured = _configured(variable, wanted)
     if source is not None and not configured and variable.dtype.kind in "iufc":
         attrs = dict(source.attrs)
+        if source.kind in ("times", "durations"):
+            decode(variable.read(), source)  # what readers cannot decode must not begin a cube
         if source.dtype.kind in "fc" and "_FillValue" not in attrs:
             attrs["_FillValue"] = np.nan
         return Encoding(source.dtype.newbyteorder("<"), attrs)
