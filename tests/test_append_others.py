@@ -91,8 +91,9 @@ def with_gaps(start: int, count: int = 2) -> xr.Dataset:
 
 def with_times_of_numpy(start: int, count: int = 2) -> xr.Dataset:
     """Return `decoded` with times that are stored as such, without units, as only zarr-python can."""
-    dataset = stored(start, count).assign(time_bnds=decoded(start, count).time_bnds)
-    return dataset.assign_coords(time=decoded(start, count).time.drop_encoding())
+    times = decoded(start, count)
+    bounds = times.time_bnds.drop_encoding().variable  # with its labels xarray would align it
+    return stored(start, count).assign(time_bnds=bounds).assign_coords(time=times.time.drop_encoding())
 
 
 def related(start: int, count: int = 2) -> xr.Dataset:
