@@ -352,7 +352,7 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
     [
         ({"dtype": "foo"}, "setting variables.a.encoding.dtype: 'foo' is no type that can be stored"),
         ({"dtype": "i2,f4"}, "is no type that can be stored"),
-        ({"dtype": "string"}, "variable 'a': numbers cannot be stored as object, which holds strings"),
+        ({"dtype": "string"}, "variable 'a': numbers cannot be stored as string, which holds strings"),
         ({"dtype": "complex64", "scale_factor": 0}, "scale_factor: it must be a number other than zero"),
         ({"chunks": [1, 2]}, "[1, 2] has 2 sizes, and the variable 3 dimensions"),
         ({"chunks": {"q": 2}}, "the variable has no dimension 'q'"),
@@ -367,6 +367,21 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
         ({"dtype": "i2", "fill_value": 99999}, "fill_value"),
         ({"dtype": "f4", "fill_value": "blue"}, "fill_value"),
         ({"dtype": "bool"}, "numbers cannot be stored as bool, which holds booleans"),
+        ({"dtype": None}, "dtype: None is no type that can be stored"),
+        ({"dtype": np.dtype(np.longdouble).name}, "is no type that can be stored: Zarr has no such type"),
+        ({"dtype": {"a": 1}}, "is no type that can be stored"),
+        ({"dtype": "i2", "add_offset": np.nan}, "add_offset: it must be a number, not nan"),
+        ({"dtype": "i2", "fill_value": True}, "the setting fill_value is True, which is no value of int16"),
+        ({"filters": [{"id": "shuffle"}]}, "filters: in Zarr format 3 'shuffle' belongs under 'compressors'"),
+        ({"filters": "blosc"}, "filters: in Zarr format 3 'blosc' belongs under 'compressors'"),
+        ({"serializer": "zstd"}, "serializer: in Zarr format 3 'zstd' belongs under 'compressors'"),
+        ({"compressors": {"id": "delta", "dtype": "f4"}}, "in Zarr format 3 'delta' belongs under 'filters'"),
+        ({"compressors": {"id": "blosc", "level": 9}}, "'blosc' cannot be had: it has no 'level'"),
+        ({"compressors": {"id": "blosc", "clevel": 10}}, "clevel must be one of"),
+        ({"compressors": {"id": "blosc", "shuffle": 3}}, "shuffle must be one of"),
+        ({"compressors": zarr.codecs.GzipCodec}, "a codec is named by"),
+        ({"chunk_key_encoding": {"separatr": "/"}}, "chunk_key_encoding: it has a name and a separator"),
+        ({"chunk_key_encoding": {"configuration": 5}}, "chunk_key_encoding: it has a name and a separator"),
     ],
 )
 def test_an_encoding_that_cannot_be(wanted: dict[str, Any], message: str) -> None:
@@ -375,6 +390,15 @@ def test_an_encoding_that_cannot_be(wanted: dict[str, Any], message: str) -> Non
         zappend.append(store, table(), zarr_format=3, variables=encoding(a=wanted))
     assert message in str(caught.value)
     assert store == {}
+
+
+def test_a_type_that_cannot_be_is_refused_for_an_existing_cube_too() -> None:
+    store: Store = {}
+    zappend.append(store, table())
+    before = dict(store)
+    with pytest.raises(UsageError, match="'foo' is no type that can be stored"):
+        zappend.append(store, table(2), variables=encoding(a={"dtype": "foo"}))
+    assert store == before
 
 
 def test_booleans_have_no_fill_value() -> None:

@@ -44,9 +44,10 @@ def _differences(
     found: list[tuple[str, Any, Any]] = []
     attrs = encoding.attrs
     if wanted.dtype is not UNSET:
-        found.append(("dtype", type_name(encoding.dtype), type_name(named_type(wanted.dtype))))
+        found.append(("dtype", type_name(encoding.dtype), type_name(named_type(wanted.dtype, array.name))))
     if wanted.fill_value is not UNSET:
-        theirs = encoding_attrs({**attrs, "_FillValue": fill_number(wanted.fill_value)}, array.dtype).get("_FillValue")
+        fill = fill_number(wanted.fill_value, encoding.kind)
+        theirs = encoding_attrs({**attrs, "_FillValue": fill}, array.dtype).get("_FillValue")
         found.append(("fill_value", attrs.get("_FillValue"), theirs))
     for key, default in (("scale_factor", 1.0), ("add_offset", 0.0)):
         value = getattr(wanted, key)

@@ -22,7 +22,7 @@ from zappend.exact import EncodingError
 from zappend.kinds import is_storable, kind_of_type
 from zappend.metadata import Array, new_array
 from zappend.slices import SliceVariable
-from zappend.variables import fill_number, named_type
+from zappend.variables import fill_number, named_type, type_name
 
 __all__ = ["create_array"]
 
@@ -119,19 +119,23 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
     exactly = bool({"units", "dtype"} & configured.keys())
     encoding = choose_encoding(values, known, exactly=exactly)
     if not is_storable(variable.kind, encoding.kind):
-        raise EncodingError(f"{variable.kind} cannot be stored as {encoding.dtype}, which holds {encoding.kind}")
+        raise EncodingError(
+            f"{variable.kind} cannot be stored as {type_name(encoding.dtype)}, which holds {encoding.kind}"
+        )
     fill = configured.get("_FillValue")
     if fill is not None and encoding.kind == "booleans":
         raise EncodingError("booleans have no missing value, so the setting fill_value means nothing")
     if fill is not None and not _is_one_of(fill, encoding.dtype):
-        raise EncodingError(f"the setting fill_value is {fill!r}, which is none of {encoding.dtype}")
+        raise EncodingError(f"the setting fill_value is {fill!r}, which is no value of {type_name(encoding.dtype)}")
     return encoding
 
 
 def _is_one_of(fill: Any, dtype: np.dtype[Any]) -> bool:
     """Tell whether `fill` is a value of `dtype`, but for the digits that floats lose."""
     kind = kind_of_type(dtype)
-    if not isinstance(fill, {"strings": str, "bytes": bytes}.get(kind, (int, float, complex))):
+    if isinstance(fill, bool) or not isinstance(
+        fill, {"strings": str, "bytes": bytes}.get(kind, (int, float, complex))
+    ):
         return False
     try:
         with np.errstate(all="ignore"):
@@ -160,15 +164,14 @@ def _configured(variable: SliceVariable, wanted: EncodingSettings) -> dict[str, 
     where = f"setting variables.{variable.name}.encoding"
     given: dict[str, Any] = {}
     if wanted.dtype is not UNSET:
-        try:
-            given["dtype"] = named_type(wanted.dtype)
-        except TypeError as error:
-            raise UsageError(f"{where}.dtype: {wanted.dtype!r} is no type that can be stored: {error}") from None
+        given["dtype"] = named_type(wanted.dtype, variable.name)
     for key in ("scale_factor", "add_offset", "units", "calendar"):
         if (value := getattr(wanted, key)) is not UNSET:
             given[key] = value
     if (scale := given.get("scale_factor")) is not None and not (np.isfinite(scale) and scale):
         raise UsageError(f"{where}.scale_factor: it must be a number other than zero, not {scale}")
+    if (offset := given.get("add_offset")) is not None and not np.isfinite(offset):
+        raise UsageError(f"{where}.add_offset: it must be a number, not {offset}")
     if wanted.fill_value is not UNSET:
-        given["_FillValue"] = fill_number(wanted.fill_value)
+        given["_FillValue"] = fill_number(wanted.fill_value, variable.kind)
     return given
