@@ -368,7 +368,7 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
         ({"dtype": "f4", "fill_value": "blue"}, "fill_value"),
         ({"dtype": "bool"}, "numbers cannot be stored as bool, which holds booleans"),
         ({"dtype": None}, "dtype: None is no type that can be stored"),
-        ({"dtype": np.dtype(np.longdouble).name}, "is no type that can be stored: Zarr has no such type"),
+        ({"dtype": "float128"}, "is no type that can be stored"),
         ({"dtype": {"a": 1}}, "is no type that can be stored"),
         ({"dtype": "i2", "add_offset": np.nan}, "add_offset: it must be a number, not nan"),
         ({"dtype": "i2", "fill_value": True}, "the setting fill_value is True, which is no value of int16"),
@@ -399,6 +399,45 @@ def test_a_type_that_cannot_be_is_refused_for_an_existing_cube_too() -> None:
     with pytest.raises(UsageError, match="'foo' is no type that can be stored"):
         zappend.append(store, table(2), variables=encoding(a={"dtype": "foo"}))
     assert store == before
+
+
+@formats
+@pytest.mark.parametrize(
+    ("name", "wanted", "message"),
+    [
+        ("a", {"units": "K"}, "encoding.units is K, but the variable, which holds numbers, would have None"),
+        ("a", {"calendar": "noleap"}, "encoding.calendar is noleap, but the variable, which holds numbers, would have"),
+        (
+            "n",
+            {"scale_factor": 2},
+            "encoding.scale_factor is 2.0, but the variable, which holds strings, would have 1.0",
+        ),
+        ("time", {"add_offset": 2}, "encoding.add_offset is 2.0, but the variable, which holds times, would have 0.0"),
+        (
+            "time",
+            {"units": "days"},
+            "encoding.units is days, but the variable, which holds times, would have days since",
+        ),
+    ],
+)
+def test_a_setting_that_means_nothing(zarr_format: int, name: str, wanted: dict[str, Any], message: str) -> None:
+    store: Store = {}
+    with pytest.raises(UsageError) as caught:
+        zappend.append(store, table(), zarr_format=zarr_format, variables=encoding(**{name: wanted}))
+    assert message in str(caught.value)
+    assert store == {}
+
+
+def test_shards_for_all_are_not_for_variables_without_dimensions() -> None:
+    store: Store = {}
+    for start in (0, 2):
+        zappend.append(
+            store,
+            table(start).assign(one=1.0),
+            zarr_format=3,
+            variables=encoding(all={"shards": {"time": 2}}),
+        )
+    assert cubes.open_mapping(store).one == 1
 
 
 def test_booleans_have_no_fill_value() -> None:
