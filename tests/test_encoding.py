@@ -440,6 +440,28 @@ def test_shards_for_all_are_not_for_variables_without_dimensions() -> None:
     assert cubes.open_mapping(store).one == 1
 
 
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"calendar": "noleap"}, "dates of the calendar 'standard' cannot be stored in 'noleap'"),
+        ({"dtype": "i1"}, "outside of what int8 holds, which is -128 to 127, in 'milliseconds since 1970-01-01'"),
+        ({"units": "moons since 2000-01-01"}, "with 'moons since 2000-01-01': it has no unit of a fixed length"),
+        ({"units": "years since 2000-01-01"}, "with 'years since 2000-01-01': it has no unit of a fixed length"),
+    ],
+)
+def test_a_time_that_cannot_be_stored_as_is_set(wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(SliceError) as caught:
+        zappend.append({}, table(), variables=encoding(time=wanted))
+    assert message in str(caught.value)
+
+
+def test_a_type_alone_leaves_the_units_of_times_open() -> None:
+    store: Store = {}
+    fine = table().assign_coords(time=np.array(["2024-01-01T00:00:00.000001", "2024-01-02"], "M8[ns]"))
+    zappend.append(store, fine, variables=encoding(time={"dtype": "int64"}))
+    np.testing.assert_array_equal(cubes.open_mapping(store).time, fine.time)
+
+
 def test_booleans_have_no_fill_value() -> None:
     truth = xr.Dataset({"v": ("time", [True, False])}, {"time": [1, 2]})
     with pytest.raises(SliceError, match="booleans have no missing value"):
