@@ -462,6 +462,43 @@ def test_a_type_alone_leaves_the_units_of_times_open() -> None:
     np.testing.assert_array_equal(cubes.open_mapping(store).time, fine.time)
 
 
+def test_yaml_has_numbers_with_exponents_alone(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("variables: {a: {encoding: {dtype: int16, scale_factor: 1e-1, fill_value: -1e+2}}}")
+    store: Store = {}
+    zappend.append(store, table(), config)
+    assert cubes.open_mapping(store).a.encoding["scale_factor"] == 0.1
+    assert cubes.open_mapping(store).a.encoding["_FillValue"] == -100
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"on_overflow": "wrap"}, "setting on_overflow: invalid enum value 'wrap'; there are error, clip, mask"),
+        ({"slice_missing_chunks": "x"}, "there are refuse, fill"),
+        ({"zarr_format": 4}, "there are 2, 3"),
+        ({"variables": encoding(a={"dimension_separator": "-"})}, "invalid enum value '-'; there are ., /"),
+    ],
+)
+def test_a_setting_that_there_is_not(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        zappend.append({}, table(), **settings)
+    assert message in str(caught.value)
+
+
+@formats
+@pytest.mark.parametrize("own", [{}, {"dtype": "datetime64[s]"}])
+def test_units_for_all_are_for_times_with_units(zarr_format: int, own: dict[str, Any]) -> None:
+    store: Store = {}
+    wanted = encoding(all={"units": "hours since 2024-01-01", "calendar": "standard"}, time=own)
+    for start in (0, 2):
+        new = table(start).assign(lag=("time", np.array([1, 2], "m8[s]")))
+        zappend.append(store, new, zarr_format=zarr_format, variables=wanted)
+    found = cubes.open_mapping(store)
+    np.testing.assert_array_equal(found.lag, np.array([1, 2, 1, 2], "m8[s]"))
+    assert found.time.encoding.get("units") == (None if own else "hours since 2024-01-01")
+
+
 def test_booleans_have_no_fill_value() -> None:
     truth = xr.Dataset({"v": ("time", [True, False])}, {"time": [1, 2]})
     with pytest.raises(SliceError, match="booleans have no missing value"):

@@ -4,7 +4,7 @@ An encoding under a variable's own name holds for it as it stands. One under ``*
 mean something for, and there only where the own name says nothing:
 
 * codecs and keys of chunks, for all; filters and the serializer, for all but strings and bytes of any length;
-* units and calendar, for times;
+* units and calendar, for times that are stored as numbers;
 * chunks and shards, for data variables; as a list, for those with as many dimensions;
 * type, packing and fill value, for data variables that hold numbers.
 """
@@ -125,16 +125,18 @@ def encoding_settings(
     Raises
     ------
     UsageError
-        If two settings that are one are both given.
+        If two settings that are one are both given, or the type is none that can be stored.
     """
     kind, has_fixed_size = holds.kind, holds.dtype.kind not in "OUT"
     own = _one_name(settings, name)
     common = _one_name(settings, ALL)
+    stored = holds.dtype if isinstance(holds, Encoding) else named_type(own["dtype"], name) if "dtype" in own else None
+    has_units = kind == "times" and (stored is None or stored.kind != "M")
     for key in list(common):
         value = common[key]
         if (
             (key in FIXED_SIZE and not has_fixed_size)
-            or (key in TIMES and kind not in ("times", "durations"))
+            or (key in TIMES and not has_units)
             or (key in SIZES and (not is_data or (isinstance(value, list) and len(value) != len(dims))))
             or (key in NUMBERS and not (is_data and kind in ("numbers", "complex numbers")))
         ):
