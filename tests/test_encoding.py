@@ -499,6 +499,47 @@ def test_units_for_all_are_for_times_with_units(zarr_format: int, own: dict[str,
     assert found.time.encoding.get("units") == (None if own else "hours since 2024-01-01")
 
 
+@formats
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"dtype": "i2", "scale_factor": 0.0}, "its scale_factor is 0, by which nothing can be packed"),
+        ({"dtype": "i2", "scale_factor": math.nan}, "its scale_factor is nan and its add_offset 0.0"),
+        ({"dtype": "i2", "add_offset": math.inf}, "its scale_factor is 1.0 and its add_offset inf"),
+        ({"dtype": "foo"}, "its encoding has a dtype that is none"),
+    ],
+)
+def test_an_encoding_of_the_slice_that_cannot_be(zarr_format: int, own: dict[str, Any], message: str) -> None:
+    new = table()
+    new.a.encoding = own
+    with pytest.raises(SliceError) as caught:
+        zappend.append({}, new, zarr_format=zarr_format, on_overflow="clip")
+    assert message in str(caught.value)
+
+
+@formats
+def test_several_fill_values_are_refused(zarr_format: int) -> None:
+    new = xr.Dataset({"v": ("time", np.array([1, 2], "i2"), {"_FillValue": [-1, -2]})}, {"time": [1, 2]})
+    with pytest.raises(SliceError, match="_FillValue is \\[-1, -2\\], and can be only one value"):
+        zappend.append({}, new, zarr_format=zarr_format)
+
+
+def test_bytes_that_begin_with_a_missing_one() -> None:
+    store: Store = {}
+    new = xr.Dataset({"v": ("time", np.array([None, b"ab"], object))}, {"time": [1, 2]})
+    with pytest.raises(SliceError, match="a missing value cannot be stored without a fill value"):
+        zappend.append(store, new)
+    zappend.append(store, new, variables=encoding(v={"fill_value": b"?"}))
+    assert cubes.open_mapping(store).v.isnull().values.tolist() == [True, False]
+
+
+def test_sizes_may_be_numbers_of_numpy() -> None:
+    store: Store = {}
+    zappend.append(store, table(), variables=encoding(a={"chunks": np.array([2, 3, 4])}))
+    zappend.append(store, table(2), variables=encoding(a={"chunks": [np.int64(2), 3, 4]}))
+    assert document(store, "a")["chunks"] == [2, 3, 4]
+
+
 def test_booleans_have_no_fill_value() -> None:
     truth = xr.Dataset({"v": ("time", [True, False])}, {"time": [1, 2]})
     with pytest.raises(SliceError, match="booleans have no missing value"):

@@ -236,6 +236,10 @@ def _plain(value: Any) -> Any:
     """Return a value with mappings as `dict` and numbers of numpy as those of Python, which are exact."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()  # arrays and numbers of numpy
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 

@@ -19,7 +19,7 @@ from zappend.datatypes import Block
 from zappend.encoding import PACKING_KEYS, Encoding, decode, same
 from zappend.errors import UsageError
 from zappend.exact import EncodingError
-from zappend.kinds import is_storable, kind_of_type
+from zappend.kinds import is_missing, is_storable, kind_of_type
 from zappend.metadata import Array, new_array
 from zappend.slices import SliceVariable
 from zappend.variables import fill_number, named_type, type_name
@@ -69,6 +69,8 @@ def create_array(
             f"in Zarr format 3 xarray cannot read {encoding.kind} with a fill value; leave it out, or use zarr_format 2"
         )
     sign, fill = encoding.other_sign, encoding.attrs.get("_FillValue")
+    if isinstance(fill, list):
+        raise EncodingError(f"its _FillValue is {fill}, and can be only one value; missing_value can be several")
     if zarr_format == 3 and sign is not None and fill is not None and fill > np.iinfo(sign).max and sign.kind == "i":
         raise EncodingError(f"in Zarr format 3 xarray cannot read the fill value {fill} as {sign}; use a signed type")
     axis = variable.dims.index(dim) if dim in variable.dims else None
@@ -107,8 +109,8 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
             attrs["_FillValue"] = np.nan
         return Encoding(source.dtype.newbyteorder("<"), attrs)
     known: dict[str, Any] = dict(variable.wanted) if source is None else {**source.attrs, "dtype": source.dtype}
-    dtype = configured.get("dtype")
-    if dtype is not None and dtype != _type_of(known):
+    dtype, own = configured.get("dtype"), _type_of(known)
+    if dtype is not None and dtype != own:
         known = {key: value for key, value in known.items() if key not in PACKING_KEYS}
     if "_FillValue" in configured:
         known.pop("missing_value", None)
@@ -147,16 +149,20 @@ def _is_one_of(fill: Any, dtype: np.dtype[Any]) -> bool:
 
 
 def _values(variable: SliceVariable) -> Block:
-    """Return what the choice depends on: all values of times and durations, one of any other variable."""
+    """Return what the choice depends on: all values of times and durations, or a first one that tells."""
     first = variable.read(tuple(slice(0, 1) for _ in variable.dims))
-    values = variable.read() if variable.kind in ("times", "durations") else first
+    needs_all = variable.kind in ("times", "durations") or (first.dtype == object and is_missing(first).all())
+    values = variable.read() if needs_all else first
     if variable.dtype.kind in "SV":
         return values.astype(variable.dtype)  # a single element may be shorter
     return values if variable.source is None else decode(values, variable.source)
 
 
 def _type_of(known: Mapping[str, Any]) -> np.dtype[Any] | None:
-    return None if known.get("dtype") is None else np.dtype(known["dtype"]).newbyteorder("<")
+    try:
+        return None if known.get("dtype") is None else np.dtype(known["dtype"]).newbyteorder("<")
+    except TypeError as error:
+        raise EncodingError(f"its encoding has a dtype that is none: {error}") from None
 
 
 def _configured(variable: SliceVariable, wanted: EncodingSettings) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def _picked(do: Callable[[Block, Encoding], Result], values: Block, target: Enco
 def _pack(values: Block, missing: Block, target: Encoding) -> Block:
     """Return times or durations that are packed, too; CF does not forbid it."""
     (scale, offset), kept = target.packing or (1.0, 0.0), ("units", "calendar", "dtype")
+    if not scale:
+        raise EncodingError("its scale_factor is 0, by which nothing can be packed")
     plain = Encoding(np.dtype("f8"), {key: target.attrs[key] for key in kept if key in target.attrs})
     numbers = (np.where(missing, 0, encode_times(values, plain)) - offset) / scale
     if target.dtype.kind in "iu":
