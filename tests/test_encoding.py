@@ -533,6 +533,14 @@ def test_bytes_that_begin_with_a_missing_one() -> None:
     assert cubes.open_mapping(store).v.isnull().values.tolist() == [True, False]
 
 
+def test_strings_of_numpy_can_be_given_a_type() -> None:
+    store: Store = {}
+    new = xr.Dataset({"v": ("time", np.array(["a", "bc"], np.dtypes.StringDType()))}, {"time": [1, 2]})
+    new.v.encoding["dtype"] = np.dtypes.StringDType()
+    zappend.append(store, new, variables=encoding(v={"dtype": "U4"}))
+    assert document(store, "v")["dtype"] == "<U4"
+
+
 def test_sizes_may_be_numbers_of_numpy() -> None:
     store: Store = {}
     zappend.append(store, table(), variables=encoding(a={"chunks": np.array([2, 3, 4])}))

@@ -238,7 +238,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist") and not isinstance(value, type):
         return value.tolist()  # arrays and numbers of numpy
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 

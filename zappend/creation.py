@@ -159,10 +159,15 @@ def _values(variable: SliceVariable) -> Block:
 
 
 def _type_of(known: Mapping[str, Any]) -> np.dtype[Any] | None:
+    if known.get("dtype") is None:
+        return None
     try:
-        return None if known.get("dtype") is None else np.dtype(known["dtype"]).newbyteorder("<")
+        dtype: np.dtype[Any] = np.dtype(known["dtype"])
     except TypeError as error:
         raise EncodingError(f"its encoding has a dtype that is none: {error}") from None
+    if dtype.kind != "T":  # strings of NumPy have no byte order
+        dtype = dtype.newbyteorder("<")
+    return dtype
 
 
 def _configured(variable: SliceVariable, wanted: EncodingSettings) -> dict[str, Any]:
