@@ -352,7 +352,7 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
     [
         ({"dtype": "foo"}, "setting variables.a.encoding.dtype: 'foo' is no type that can be stored"),
         ({"dtype": "i2,f4"}, "is no type that can be stored"),
-        ({"dtype": "string"}, "variable 'a': numbers cannot be stored as object, which holds strings"),
+        ({"dtype": "string"}, "variable 'a': numbers cannot be stored as string, which holds strings"),
         ({"dtype": "complex64", "scale_factor": 0}, "scale_factor: it must be a number other than zero"),
         ({"chunks": [1, 2]}, "[1, 2] has 2 sizes, and the variable 3 dimensions"),
         ({"chunks": {"q": 2}}, "the variable has no dimension 'q'"),
@@ -367,6 +367,21 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
         ({"dtype": "i2", "fill_value": 99999}, "fill_value"),
         ({"dtype": "f4", "fill_value": "blue"}, "fill_value"),
         ({"dtype": "bool"}, "numbers cannot be stored as bool, which holds booleans"),
+        ({"dtype": None}, "dtype: None is no type that can be stored"),
+        ({"dtype": "float128"}, "is no type that can be stored"),
+        ({"dtype": {"a": 1}}, "is no type that can be stored"),
+        ({"dtype": "i2", "add_offset": np.nan}, "add_offset: it must be a number, not nan"),
+        ({"dtype": "i2", "fill_value": True}, "the setting fill_value is True, which is no value of int16"),
+        ({"filters": [{"id": "shuffle"}]}, "filters: in Zarr format 3 'shuffle' belongs under 'compressors'"),
+        ({"filters": "blosc"}, "filters: in Zarr format 3 'blosc' belongs under 'compressors'"),
+        ({"serializer": "zstd"}, "serializer: in Zarr format 3 'zstd' belongs under 'compressors'"),
+        ({"compressors": {"id": "delta", "dtype": "f4"}}, "in Zarr format 3 'delta' belongs under 'filters'"),
+        ({"compressors": {"id": "blosc", "level": 9}}, "'blosc' cannot be had: it has no 'level'"),
+        ({"compressors": {"id": "blosc", "clevel": 10}}, "clevel must be one of"),
+        ({"compressors": {"id": "blosc", "shuffle": 3}}, "shuffle must be one of"),
+        ({"compressors": zarr.codecs.GzipCodec}, "a codec is named by"),
+        ({"chunk_key_encoding": {"separatr": "/"}}, "chunk_key_encoding: it has a name and a separator"),
+        ({"chunk_key_encoding": {"configuration": 5}}, "chunk_key_encoding: it has a name and a separator"),
     ],
 )
 def test_an_encoding_that_cannot_be(wanted: dict[str, Any], message: str) -> None:
@@ -375,6 +390,162 @@ def test_an_encoding_that_cannot_be(wanted: dict[str, Any], message: str) -> Non
         zappend.append(store, table(), zarr_format=3, variables=encoding(a=wanted))
     assert message in str(caught.value)
     assert store == {}
+
+
+def test_a_type_that_cannot_be_is_refused_for_an_existing_cube_too() -> None:
+    store: Store = {}
+    zappend.append(store, table())
+    before = dict(store)
+    with pytest.raises(UsageError, match="'foo' is no type that can be stored"):
+        zappend.append(store, table(2), variables=encoding(a={"dtype": "foo"}))
+    assert store == before
+
+
+@formats
+@pytest.mark.parametrize(
+    ("name", "wanted", "message"),
+    [
+        ("a", {"units": "K"}, "encoding.units is K, but the variable, which holds numbers, would have None"),
+        ("a", {"calendar": "noleap"}, "encoding.calendar is noleap, but the variable, which holds numbers, would have"),
+        (
+            "n",
+            {"scale_factor": 2},
+            "encoding.scale_factor is 2.0, but the variable, which holds strings, would have 1.0",
+        ),
+        ("time", {"add_offset": 2}, "encoding.add_offset is 2.0, but the variable, which holds times, would have 0.0"),
+        (
+            "time",
+            {"units": "days"},
+            "encoding.units is days, but the variable, which holds times, would have days since",
+        ),
+    ],
+)
+def test_a_setting_that_means_nothing(zarr_format: int, name: str, wanted: dict[str, Any], message: str) -> None:
+    store: Store = {}
+    with pytest.raises(UsageError) as caught:
+        zappend.append(store, table(), zarr_format=zarr_format, variables=encoding(**{name: wanted}))
+    assert message in str(caught.value)
+    assert store == {}
+
+
+def test_shards_for_all_are_not_for_variables_without_dimensions() -> None:
+    store: Store = {}
+    for start in (0, 2):
+        zappend.append(
+            store,
+            table(start).assign(one=1.0),
+            zarr_format=3,
+            variables=encoding(all={"shards": {"time": 2}}),
+        )
+    assert cubes.open_mapping(store).one == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"calendar": "noleap"}, "dates of the calendar 'standard' cannot be stored in 'noleap'"),
+        ({"dtype": "i1"}, "outside of what int8 holds, which is -128 to 127, in 'milliseconds since 1970-01-01'"),
+        ({"units": "moons since 2000-01-01"}, "with 'moons since 2000-01-01': it has no unit of a fixed length"),
+        ({"units": "years since 2000-01-01"}, "with 'years since 2000-01-01': it has no unit of a fixed length"),
+    ],
+)
+def test_a_time_that_cannot_be_stored_as_is_set(wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(SliceError) as caught:
+        zappend.append({}, table(), variables=encoding(time=wanted))
+    assert message in str(caught.value)
+
+
+def test_a_type_alone_leaves_the_units_of_times_open() -> None:
+    store: Store = {}
+    fine = table().assign_coords(time=np.array(["2024-01-01T00:00:00.000001", "2024-01-02"], "M8[ns]"))
+    zappend.append(store, fine, variables=encoding(time={"dtype": "int64"}))
+    np.testing.assert_array_equal(cubes.open_mapping(store).time, fine.time)
+
+
+def test_yaml_has_numbers_with_exponents_alone(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("variables: {a: {encoding: {dtype: int16, scale_factor: 1e-1, fill_value: -1e+2}}}")
+    store: Store = {}
+    zappend.append(store, table(), config)
+    assert cubes.open_mapping(store).a.encoding["scale_factor"] == 0.1
+    assert cubes.open_mapping(store).a.encoding["_FillValue"] == -100
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"on_overflow": "wrap"}, "setting on_overflow: invalid enum value 'wrap'; there are error, clip, mask"),
+        ({"slice_missing_chunks": "x"}, "there are refuse, fill"),
+        ({"zarr_format": 4}, "there are 2, 3"),
+        ({"variables": encoding(a={"dimension_separator": "-"})}, "invalid enum value '-'; there are ., /"),
+    ],
+)
+def test_a_setting_that_there_is_not(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        zappend.append({}, table(), **settings)
+    assert message in str(caught.value)
+
+
+@formats
+@pytest.mark.parametrize("own", [{}, {"dtype": "datetime64[s]"}])
+def test_units_for_all_are_for_times_with_units(zarr_format: int, own: dict[str, Any]) -> None:
+    store: Store = {}
+    wanted = encoding(all={"units": "hours since 2024-01-01", "calendar": "standard"}, time=own)
+    for start in (0, 2):
+        new = table(start).assign(lag=("time", np.array([1, 2], "m8[s]")))
+        zappend.append(store, new, zarr_format=zarr_format, variables=wanted)
+    found = cubes.open_mapping(store)
+    np.testing.assert_array_equal(found.lag, np.array([1, 2, 1, 2], "m8[s]"))
+    assert found.time.encoding.get("units") == (None if own else "hours since 2024-01-01")
+
+
+@formats
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"dtype": "i2", "scale_factor": 0.0}, "its scale_factor is 0, by which nothing can be packed"),
+        ({"dtype": "i2", "scale_factor": math.nan}, "its scale_factor is nan and its add_offset 0.0"),
+        ({"dtype": "i2", "add_offset": math.inf}, "its scale_factor is 1.0 and its add_offset inf"),
+        ({"dtype": "foo"}, "its encoding has a dtype that is none"),
+    ],
+)
+def test_an_encoding_of_the_slice_that_cannot_be(zarr_format: int, own: dict[str, Any], message: str) -> None:
+    new = table()
+    new.a.encoding = own
+    with pytest.raises(SliceError) as caught:
+        zappend.append({}, new, zarr_format=zarr_format, on_overflow="clip")
+    assert message in str(caught.value)
+
+
+@formats
+def test_several_fill_values_are_refused(zarr_format: int) -> None:
+    new = xr.Dataset({"v": ("time", np.array([1, 2], "i2"), {"_FillValue": [-1, -2]})}, {"time": [1, 2]})
+    with pytest.raises(SliceError, match="_FillValue is \\[-1, -2\\], and can be only one value"):
+        zappend.append({}, new, zarr_format=zarr_format)
+
+
+def test_bytes_that_begin_with_a_missing_one() -> None:
+    store: Store = {}
+    new = xr.Dataset({"v": ("time", np.array([None, b"ab"], object))}, {"time": [1, 2]})
+    with pytest.raises(SliceError, match="a missing value cannot be stored without a fill value"):
+        zappend.append(store, new)
+    zappend.append(store, new, variables=encoding(v={"fill_value": b"?"}))
+    assert cubes.open_mapping(store).v.isnull().values.tolist() == [True, False]
+
+
+def test_strings_of_numpy_can_be_given_a_type() -> None:
+    store: Store = {}
+    new = xr.Dataset({"v": ("time", np.array(["a", "bc"], np.dtypes.StringDType()))}, {"time": [1, 2]})
+    new.v.encoding["dtype"] = np.dtypes.StringDType()
+    zappend.append(store, new, variables=encoding(v={"dtype": "U4"}))
+    assert document(store, "v")["dtype"] == "<U4"
+
+
+def test_sizes_may_be_numbers_of_numpy() -> None:
+    store: Store = {}
+    zappend.append(store, table(), variables=encoding(a={"chunks": np.array([2, 3, 4])}))
+    zappend.append(store, table(2), variables=encoding(a={"chunks": [np.int64(2), 3, 4]}))
+    assert document(store, "a")["chunks"] == [2, 3, 4]
 
 
 def test_booleans_have_no_fill_value() -> None:

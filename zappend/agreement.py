@@ -1,4 +1,4 @@
-"""Whether what the settings say of encodings agrees with what a cube has: an existing cube keeps its own."""
+"""Whether what the settings say of encodings agrees with what a cube has, or what a new one would have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zappend.metadata import Array, Cube
 from zappend.slices import Slice
 from zappend.variables import encoding_settings, fill_number, named_type, sizes_of, type_name
 
-__all__ = ["check_encodings"]
+__all__ = ["check_encodings", "check_followed"]
 
 
 def check_encodings(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], settings: Settings) -> None:
@@ -34,8 +34,22 @@ def check_encodings(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], s
         problems += [f"variable {name!r} has no checksum in the target, and checksum is set" for name in lacking]
     if problems:
         raise UsageError(
-            f"{'; '.join(problems)}; an existing cube keeps its encoding: leave the setting, or start anew"
+            f"{'; '.join(problems)}; an existing cube keeps its encoding: leave the setting out, or start anew"
         )
+
+
+def check_followed(array: Array, encoding: Encoding, wanted: EncodingSettings, *, checksum: bool) -> None:
+    """Raise `UsageError` if a new `array` would not have what is `wanted`, since it means nothing for its values.
+
+    Without this the cube would begin, and refuse the same settings when it is to grow.
+    """
+    problems = [
+        f"setting variables.{array.name}.encoding.{setting} is {theirs}, but the variable, which holds "
+        f"{encoding.kind}, would have {ours}"
+        for setting, ours, theirs in _differences(array, encoding, wanted, checksum=checksum)
+    ]
+    if problems:
+        raise UsageError(f"{'; '.join(problems)}; leave the setting out")
 
 
 def _differences(
@@ -44,9 +58,10 @@ def _differences(
     found: list[tuple[str, Any, Any]] = []
     attrs = encoding.attrs
     if wanted.dtype is not UNSET:
-        found.append(("dtype", type_name(encoding.dtype), type_name(named_type(wanted.dtype))))
+        found.append(("dtype", type_name(encoding.dtype), type_name(named_type(wanted.dtype, array.name))))
     if wanted.fill_value is not UNSET:
-        theirs = encoding_attrs({**attrs, "_FillValue": fill_number(wanted.fill_value)}, array.dtype).get("_FillValue")
+        fill = fill_number(wanted.fill_value, encoding.kind)
+        theirs = encoding_attrs({**attrs, "_FillValue": fill}, array.dtype).get("_FillValue")
         found.append(("fill_value", attrs.get("_FillValue"), theirs))
     for key, default in (("scale_factor", 1.0), ("add_offset", 0.0)):
         value = getattr(wanted, key)
@@ -61,7 +76,7 @@ def _differences(
     nothing = (None,) * len(array.dims)
     for key, ours in (("chunks", array.inner_chunks), ("shards", shards)):
         value = getattr(wanted, key)
-        if key == "shards" and ours is None and value not in (UNSET, None):
+        if key == "shards" and ours is None and value not in (UNSET, None) and array.dims:
             found.append((key, None, value))
         elif value is not UNSET and ours is not None:
             sizes = sizes_of(value, array.name, key, array.dims, nothing)

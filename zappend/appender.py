@@ -20,7 +20,7 @@ from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.config import Settings
 from zappend.datatypes import Block
 from zappend.encoding import Encoding
-from zappend.errors import SliceError, TargetError
+from zappend.errors import SliceError, TargetError, ZappendError
 from zappend.exact import EncodingError
 from zappend.metadata import Array, Cube, encodings_of
 from zappend.plan import ArrayWrite, ChunkWrite, Plan, plan_append, plan_creation
@@ -224,7 +224,10 @@ class Appender:
         try:
             extent = tuple(part.stop for part in chunk.in_chunk)
             data = codec.encode(stored, old, extent)
-        except (ValueError, TypeError, ArithmeticError) as error:
+        except (ZappendError, MemoryError):
+            raise
+        except Exception as error:
+            # What values that it cannot take make a codec raise is up to it.
             raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
         if data is None:
             if chunk.key not in store:

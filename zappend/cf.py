@@ -131,6 +131,8 @@ def _encode_numbers(values: Block, target: Encoding, on_overflow: Overflow) -> B
     numbers: Block = values
     if packing is not None:
         scale, offset = packing
+        if not scale:
+            raise EncodingError("its scale_factor is 0, by which nothing can be packed")
         numbers = (cast_exactly(values, np.dtype("f8"), values) - offset) / scale
         if dtype.kind in "iu":
             numbers = np.round(numbers)

@@ -141,13 +141,16 @@ def structure_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding]
 
 def _missing_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], settings: Settings) -> list[str]:
     missing = [name for name in cube.arrays if name not in new.variables]
-    if settings.missing_variables == "refuse":
-        return [f"variable {name!r} is missing; missing_variables 'fill' fills it" for name in missing]
-    return [
-        f"variable {name!r} is missing, and cannot be filled: the target has no missing value for it"
-        for name in missing
-        if settings.append_dim in cube.arrays[name].dims and _missing_value(encodings[name]) is None
-    ]
+    problems = []
+    for name in missing:
+        fills = settings.append_dim not in cube.arrays[name].dims or _missing_value(encodings[name]) is not None
+        if not fills:
+            problems.append(
+                f"variable {name!r} is missing, and cannot be filled: the target has no missing value for it"
+            )
+        elif settings.missing_variables == "refuse":
+            problems.append(f"variable {name!r} is missing; missing_variables 'fill' fills it")
+    return problems
 
 
 def _missing_value(encoding: Encoding) -> Any:
@@ -262,10 +265,11 @@ def size_problems(cube: Cube, new: Slice, dim: str, old_size: int, size: int, se
         if dim not in array.dims or name in exempt or settings.slice_size == "any":
             continue
         chunk = array.chunks[array.dims.index(dim)]
+        unit = "shard" if array.is_sharded else "chunk"
         if old_size % chunk:
-            problems.append(f"the last chunk of {name!r} holds only {old_size % chunk} of {chunk} labels")
+            problems.append(f"the last {unit} of {name!r} holds only {old_size % chunk} of {chunk} labels")
         elif settings.slice_size == "chunk" and size != chunk:
-            problems.append(f"it has {size} labels along {dim!r}, expected {chunk}, as a chunk of {name!r}")
+            problems.append(f"it has {size} labels along {dim!r}, expected {chunk}, as a {unit} of {name!r}")
         elif size % chunk:
             problems.append(f"it has {size} labels along {dim!r}, expected a multiple of {chunk}, as {name!r}")
         else:

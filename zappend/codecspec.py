@@ -24,6 +24,8 @@ __all__ = ["chunk_keys", "codec_differences", "codecs_for"]
 
 SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
+BLOSC_OPTIONS = ("typesize", "cname", "clevel", "shuffle", "blocksize")
+
 PREFIX = "numcodecs."
 
 NATIVE = frozenset({"blosc", "gzip", "zstd", "crc32c", "vlen-utf8", "vlen-bytes"})
@@ -103,7 +105,10 @@ def chunk_keys(zarr_format: int, name: str, wanted: EncodingSettings) -> Json:
         given = {"separator": given}
     if not isinstance(given, dict):
         raise UsageError(f"{where}: it must be a mapping such as {{'name': 'default', 'separator': '/'}}")
-    options = {**given, **given.get("configuration", {})}
+    inner = given.get("configuration") or {}
+    options = {**given, **inner} if isinstance(inner, dict) else {}
+    if not options.keys() <= {"name", "separator", "configuration"} or not isinstance(inner, dict):
+        raise UsageError(f"{where}: it has a name and a separator, and nothing else; not {given}")
     kind = options.get("name", "v2" if zarr_format == 2 else "default")
     if kind not in ("default", "v2") or (zarr_format == 2 and kind != "v2"):
         raise UsageError(f"{where}: Zarr format {zarr_format} has no {kind!r}")
@@ -144,8 +149,10 @@ def _v2_codec(codec: Any, name: str, setting: str) -> Json:
     if kind in ONLY_V3:
         raise UsageError(f"setting variables.{name}.encoding.{setting}: Zarr format 2 has no codec {kind!r}")
     options.pop("typesize", None)
-    if kind == "blosc" and options.get("shuffle") in SHUFFLES:
-        options["shuffle"] = SHUFFLES.index(options["shuffle"])
+    if kind == "blosc":
+        _check_blosc(options, name, setting)
+        if options.get("shuffle") in SHUFFLES:
+            options["shuffle"] = SHUFFLES.index(options["shuffle"])
     if kind == "zstd" and not options.get("checksum"):
         options.pop("checksum", None)
     try:
@@ -186,13 +193,18 @@ def _with_checksum(compressors: list[Json]) -> list[Json]:
 
 def _v3_codec(codec: Any, dtype: np.dtype[Any], name: str, setting: str) -> Json:
     kind, options = _named(codec, name, setting)
-    if kind == "blosc":
-        return _blosc(options, dtype)
-    if kind == "bytes" and "endian" not in options and dtype.itemsize > 1:
-        options["endian"] = "little"
     spelling, known = _codec_class(kind)
     if known is None:
         raise _unknown(kind, name, setting, "neither zarr nor numcodecs has it")
+    if (place := _place(known)) != setting:
+        raise UsageError(
+            f"setting variables.{name}.encoding.{setting}: in Zarr format 3 {kind!r} belongs under {place!r}"
+        )
+    if kind == "blosc":
+        _check_blosc(options, name, setting)
+        return _blosc(options, dtype)
+    if kind == "bytes" and "endian" not in options and dtype.itemsize > 1:
+        options["endian"] = "little"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the specification does not have the codecs of numcodecs
@@ -214,6 +226,36 @@ def _codec_class(kind: str) -> tuple[str, Any]:
         except (KeyError, ValueError, TypeError):
             continue
     return kind, None
+
+
+def _place(known: Any) -> str:
+    """Return under which setting a codec of format 3 belongs, by its class."""
+    from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec
+
+    return (
+        "filters"
+        if issubclass(known, ArrayArrayCodec)
+        else "serializer"
+        if issubclass(known, ArrayBytesCodec)
+        else "compressors"
+    )
+
+
+def _check_blosc(options: Json, name: str, setting: str) -> None:
+    """Raise `UsageError` for an option that Blosc does not have, or cannot have so."""
+    import numcodecs.blosc
+
+    if strange := [option for option in options if option not in BLOSC_OPTIONS]:
+        raise _unknown("blosc", name, setting, f"it has no {strange[0]!r}; it has {', '.join(BLOSC_OPTIONS)}")
+    possible = {
+        "cname": numcodecs.blosc.list_compressors(),
+        "clevel": list(range(10)),
+        "shuffle": [*SHUFFLES, -1, 0, 1, 2, None],
+    }
+    for option, values in possible.items():
+        if option in options and options[option] not in values:
+            listed = ", ".join(map(str, values))
+            raise _unknown("blosc", name, setting, f"{option} must be one of {listed}, not {options[option]!r}")
 
 
 def _blosc(options: Json, dtype: np.dtype[Any]) -> Json:
@@ -243,7 +285,9 @@ def _many(codecs: Any) -> list[Any]:
 
 def _named(codec: Any, name: str, setting: str) -> tuple[str, Json]:
     """Return a codec's name and its options, however it is given; without the prefix of numcodecs."""
-    if hasattr(codec, "get_config"):
+    if isinstance(codec, type):
+        pass  # a class, of which nobody said how it is to be made
+    elif hasattr(codec, "get_config"):
         codec = codec.get_config()
     elif hasattr(codec, "to_dict"):
         codec = codec.to_dict()

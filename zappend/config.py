@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -235,6 +236,10 @@ def _plain(value: Any) -> Any:
     """Return a value with mappings as `dict` and numbers of numpy as those of Python, which are exact."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        return value.tolist()  # arrays and numbers of numpy
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
@@ -267,7 +272,16 @@ def _check(values: dict[str, Any], origin: str, prefix: str) -> None:
         if unknown:
             name, known = unknown.strip("`"), _fields_at(where)
             raise UsageError(f"{origin}: setting {where}: unknown name {name!r}{_hint(name, known)}") from None
+        if why.startswith("Invalid enum value"):
+            why += f"; there are {', '.join(map(str, _choices_at(where)))}"
         raise UsageError(f"{origin}: setting {where or '?'}: {why[:1].lower()}{why[1:]}") from None
+
+
+def _choices_at(where: str) -> list[Any]:
+    """Return which values the setting at `where` can have."""
+    name = where.rpartition(".")[2]
+    hint = get_type_hints(EncodingSettings if ".encoding." in where else Settings)[name]
+    return [value for part in (hint, *get_args(hint)) if get_origin(part) is Literal for value in get_args(part)]
 
 
 def _fields_at(where: str) -> tuple[str, ...]:
@@ -284,6 +298,16 @@ def _hint(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(known)}"
 
 
+def _yaml_loader() -> Any:
+    """Return a loader that takes ``1e-2`` for a number, as YAML 1.2 and most readers do, and PyYAML does not."""
+    import yaml
+
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    pattern = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+.0123456789"))
+    return loader
+
+
 def _read(path: str) -> dict[str, Any]:
     import yaml
 
@@ -297,7 +321,7 @@ def _read(path: str) -> dict[str, Any]:
 
             values = tomllib.loads(data.decode())
         else:
-            values = yaml.safe_load(data)
+            values = yaml.load(data, _yaml_loader())
     except OSError as error:
         raise UsageError(f"configuration {path} cannot be read: {error.strerror}") from error
     except (ValueError, yaml.YAMLError) as error:

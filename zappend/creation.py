@@ -19,10 +19,10 @@ from zappend.datatypes import Block
 from zappend.encoding import PACKING_KEYS, Encoding, decode, same
 from zappend.errors import UsageError
 from zappend.exact import EncodingError
-from zappend.kinds import is_storable, kind_of_type
+from zappend.kinds import is_missing, is_storable, kind_of_type
 from zappend.metadata import Array, new_array
 from zappend.slices import SliceVariable
-from zappend.variables import fill_number, named_type
+from zappend.variables import fill_number, named_type, type_name
 
 __all__ = ["create_array"]
 
@@ -69,6 +69,8 @@ def create_array(
             f"in Zarr format 3 xarray cannot read {encoding.kind} with a fill value; leave it out, or use zarr_format 2"
         )
     sign, fill = encoding.other_sign, encoding.attrs.get("_FillValue")
+    if isinstance(fill, list):
+        raise EncodingError(f"its _FillValue is {fill}, and can be only one value; missing_value can be several")
     if zarr_format == 3 and sign is not None and fill is not None and fill > np.iinfo(sign).max and sign.kind == "i":
         raise EncodingError(f"in Zarr format 3 xarray cannot read the fill value {fill} as {sign}; use a signed type")
     axis = variable.dims.index(dim) if dim in variable.dims else None
@@ -109,8 +111,8 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
             attrs["_FillValue"] = np.nan
         return Encoding(source.dtype.newbyteorder("<"), attrs)
     known: dict[str, Any] = dict(variable.wanted) if source is None else {**source.attrs, "dtype": source.dtype}
-    dtype = configured.get("dtype")
-    if dtype is not None and dtype != _type_of(known):
+    dtype, own = configured.get("dtype"), _type_of(known)
+    if dtype is not None and dtype != own:
         known = {key: value for key, value in known.items() if key not in PACKING_KEYS}
     if "_FillValue" in configured:
         known.pop("missing_value", None)
@@ -121,19 +123,23 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
     exactly = bool({"units", "dtype"} & configured.keys())
     encoding = choose_encoding(values, known, exactly=exactly)
     if not is_storable(variable.kind, encoding.kind):
-        raise EncodingError(f"{variable.kind} cannot be stored as {encoding.dtype}, which holds {encoding.kind}")
+        raise EncodingError(
+            f"{variable.kind} cannot be stored as {type_name(encoding.dtype)}, which holds {encoding.kind}"
+        )
     fill = configured.get("_FillValue")
     if fill is not None and encoding.kind == "booleans":
         raise EncodingError("booleans have no missing value, so the setting fill_value means nothing")
     if fill is not None and not _is_one_of(fill, encoding.dtype):
-        raise EncodingError(f"the setting fill_value is {fill!r}, which is none of {encoding.dtype}")
+        raise EncodingError(f"the setting fill_value is {fill!r}, which is no value of {type_name(encoding.dtype)}")
     return encoding
 
 
 def _is_one_of(fill: Any, dtype: np.dtype[Any]) -> bool:
     """Tell whether `fill` is a value of `dtype`, but for the digits that floats lose."""
     kind = kind_of_type(dtype)
-    if not isinstance(fill, {"strings": str, "bytes": bytes}.get(kind, (int, float, complex))):
+    if isinstance(fill, bool) or not isinstance(
+        fill, {"strings": str, "bytes": bytes}.get(kind, (int, float, complex))
+    ):
         return False
     try:
         with np.errstate(all="ignore"):
@@ -145,16 +151,25 @@ def _is_one_of(fill: Any, dtype: np.dtype[Any]) -> bool:
 
 
 def _values(variable: SliceVariable) -> Block:
-    """Return what the choice depends on: all values of times and durations, one of any other variable."""
+    """Return what the choice depends on: all values of times and durations, or a first one that tells."""
     first = variable.read(tuple(slice(0, 1) for _ in variable.dims))
-    values = variable.read() if variable.kind in ("times", "durations") else first
+    needs_all = variable.kind in ("times", "durations") or (first.dtype == object and is_missing(first).all())
+    values = variable.read() if needs_all else first
     if variable.dtype.kind in "SV":
         return values.astype(variable.dtype)  # a single element may be shorter
     return values if variable.source is None else decode(values, variable.source)
 
 
 def _type_of(known: Mapping[str, Any]) -> np.dtype[Any] | None:
-    return None if known.get("dtype") is None else np.dtype(known["dtype"]).newbyteorder("<")
+    if known.get("dtype") is None:
+        return None
+    try:
+        dtype: np.dtype[Any] = np.dtype(known["dtype"])
+    except TypeError as error:
+        raise EncodingError(f"its encoding has a dtype that is none: {error}") from None
+    if dtype.kind != "T":  # strings of NumPy have no byte order
+        dtype = dtype.newbyteorder("<")
+    return dtype
 
 
 def _configured(variable: SliceVariable, wanted: EncodingSettings) -> dict[str, Any]:
@@ -162,15 +177,14 @@ def _configured(variable: SliceVariable, wanted: EncodingSettings) -> dict[str, 
     where = f"setting variables.{variable.name}.encoding"
     given: dict[str, Any] = {}
     if wanted.dtype is not UNSET:
-        try:
-            given["dtype"] = named_type(wanted.dtype)
-        except TypeError as error:
-            raise UsageError(f"{where}.dtype: {wanted.dtype!r} is no type that can be stored: {error}") from None
+        given["dtype"] = named_type(wanted.dtype, variable.name)
     for key in ("scale_factor", "add_offset", "units", "calendar"):
         if (value := getattr(wanted, key)) is not UNSET:
             given[key] = value
     if (scale := given.get("scale_factor")) is not None and not (np.isfinite(scale) and scale):
         raise UsageError(f"{where}.scale_factor: it must be a number other than zero, not {scale}")
+    if (offset := given.get("add_offset")) is not None and not np.isfinite(offset):
+        raise UsageError(f"{where}.add_offset: it must be a number, not {offset}")
     if wanted.fill_value is not UNSET:
-        given["_FillValue"] = fill_number(wanted.fill_value)
+        given["_FillValue"] = fill_number(wanted.fill_value, variable.kind)
     return given

@@ -5,6 +5,7 @@ Conventions: https://cfconventions.org (4.4 time coordinates, 8.1 packed data, 2
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,13 +105,16 @@ class Encoding:
 
     @property
     def packing(self) -> tuple[float, float] | None:
-        """Scale factor and offset, ``None`` without both; `EncodingError` if one is no number."""
+        """Scale factor and offset, ``None`` without both; `EncodingError` if one is no finite number."""
         if not any(name in self.attrs for name in NUMBERS_OF):
             return None
         wrong = [name for name in NUMBERS_OF if not isinstance(self.attrs.get(name, 1), (int, float))]
         if wrong:
             raise EncodingError(f"its {wrong[0]} is {self.attrs[wrong[0]]!r}, which is no number")
-        return float(self.attrs.get("scale_factor", 1)), float(self.attrs.get("add_offset", 0))
+        scale, offset = float(self.attrs.get("scale_factor", 1)), float(self.attrs.get("add_offset", 0))
+        if not (math.isfinite(scale) and math.isfinite(offset)):
+            raise EncodingError(f"its scale_factor is {scale} and its add_offset {offset}, which must be finite")
+        return scale, offset
 
     @property
     def calendar(self) -> str:

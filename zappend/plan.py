@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
-from zappend.agreement import check_encodings
+from zappend.agreement import check_encodings, check_followed
 from zappend.checks import (
     constant_problems,
     cube_size,
@@ -180,11 +180,12 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
     problems: list[str] = []
     writes = []
     for name, variable in new.variables.items():
+        wanted = encoding_settings(settings, name, variable, variable.dims, is_data=name not in new.coords)
         try:
             array, encoding = create_array(
                 variable,
                 zarr_format,
-                encoding_settings(settings, name, variable, variable.dims, is_data=name not in new.coords),
+                wanted,
                 dim=dim,
                 is_label=name in labels_and_bounds,
                 is_coord=name in new.coords,
@@ -193,6 +194,7 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
         except EncodingError as error:
             problems.append(f"variable {name!r}: {error}")
             continue
+        check_followed(array, encoding, wanted, checksum=settings.checksum)
         writes.append(ArrayWrite(array, encoding, variable.dims.index(dim) if dim in variable.dims else None, 0))
     arrays = {write.array.name: write.array for write in writes}
     cube = replace(cube, arrays=arrays)

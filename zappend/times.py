@@ -40,7 +40,7 @@ DEFAULT_EPOCH = "1970-01-01"
 def choose_time_encoding(values: Block, wanted: Mapping[str, Any], *, exactly: bool = False) -> Encoding:
     """Return how times or durations are stored in a new array: as `wanted` if that holds them all, else finer.
 
-    With `exactly` the type and the units of `wanted` are the only ones that will do.
+    With `exactly` the type of `wanted` is the only one that will do, and so are its units if it has some.
 
     Raises
     ------
@@ -59,18 +59,21 @@ def choose_time_encoding(values: Block, wanted: Mapping[str, Any], *, exactly: b
         since = f" since {units.partition(' since ')[2].strip() or DEFAULT_EPOCH}"
         calendar = values[~missing].flat[0].calendar if is_cftime(values) else wanted.get("calendar")
         attrs["calendar"] = calendar or "proleptic_gregorian"
+        _check_calendar(values[~missing], Encoding(dtype, attrs).calendar)
     else:
         attrs["dtype"] = str(np.dtype(values.dtype))
     first = str(wanted["units"]).split(" since ")[0].strip() if wanted.get("units") else FINER_UNITS[0]
+    failures = []
     for unit in (first,) if exactly and wanted.get("units") else dict.fromkeys((first, *FINER_UNITS)):
         encoding = Encoding(dtype if exactly or unit == first else np.dtype("<i8"), {**attrs, "units": unit + since})
         try:
             encode_times(values, encoding)
-        except EncodingError:
-            if exactly:
-                raise
+        except EncodingError as error:
+            failures.append(error)
             continue
         return encoding
+    if exactly:
+        raise failures[0]
     raise EncodingError(f"no unit of time since {since.removeprefix(' since ')} can hold all values exactly")
 
 
@@ -91,7 +94,8 @@ def encode_times(values: Block, target: Encoding) -> Block:
         if not missing.all():
             stored[~missing] = _picked(_encode_by_xarray, values[~missing], target, ~missing)
     else:
-        stored = cast_exactly(np.where(missing, 0, steps), target.dtype, values)
+        hint = f", in {target.attrs['units']!r}"
+        stored = cast_exactly(np.where(missing, 0, steps), target.dtype, values, hint)
         if target.dtype.kind == "f" or _are_remote(values[~missing]):
             # Floats are decoded by way of float nanoseconds, remote dates by cftime: both can lose digits.
             _picked(partial(_check_decoding, stored[~missing]), values[~missing], target, ~missing)
@@ -109,6 +113,8 @@ def _picked(do: Callable[[Block, Encoding], Result], values: Block, target: Enco
 def _pack(values: Block, missing: Block, target: Encoding) -> Block:
     """Return times or durations that are packed, too; CF does not forbid it."""
     (scale, offset), kept = target.packing or (1.0, 0.0), ("units", "calendar", "dtype")
+    if not scale:
+        raise EncodingError("its scale_factor is 0, by which nothing can be packed")
     plain = Encoding(np.dtype("f8"), {key: target.attrs[key] for key in kept if key in target.attrs})
     numbers = (np.where(missing, 0, encode_times(values, plain)) - offset) / scale
     if target.dtype.kind in "iu":
@@ -183,9 +189,7 @@ def _encode_by_xarray(values: Block, target: Encoding) -> Block:
     from xarray import Variable
     from xarray.conventions import encode_cf_variable
 
-    calendar = str(values.flat[0].calendar) if is_cftime(values) else "standard"
-    if calendar != target.calendar and {calendar, target.calendar} - STANDARD_CALENDARS:
-        raise EncodingError(f"dates of the calendar {calendar!r} cannot be stored in {target.calendar!r}")
+    _check_calendar(values, target.calendar)
     wanted: dict[str, Any] = {
         **{key: target.attrs[key] for key in ("units", "calendar") if key in target.attrs},
         "dtype": np.dtype("f8") if target.dtype.kind == "f" else np.dtype("i8"),
@@ -201,13 +205,21 @@ def _encode_by_xarray(values: Block, target: Encoding) -> Block:
             else:
                 numbers = encode_cf_variable(Variable(("x",), values, {}, wanted), name="values").values
         except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
-            raise EncodingError(f"times cannot be stored with {target.attrs['units']!r}: {error}") from error
+            why = "it has no unit of a fixed length" if isinstance(error, KeyError) else error
+            raise EncodingError(f"times cannot be stored with {target.attrs['units']!r}: {why}") from error
     numbers = np.asarray(numbers)
     if target.dtype.kind in "iu" and (left := numbers != np.round(numbers)).any():
         raise _not_whole(values, target, left)
     stored = cast_exactly(numbers, target.dtype, values)
     _check_decoding(stored, values, target)
     return stored
+
+
+def _check_calendar(values: Block, calendar: str) -> None:
+    """Raise `EncodingError` unless times, none of it missing, have the `calendar` in which they are to be stored."""
+    own = str(values.flat[0].calendar) if is_cftime(values) else "standard"
+    if own != calendar and {own, calendar} - STANDARD_CALENDARS:
+        raise EncodingError(f"dates of the calendar {own!r} cannot be stored in {calendar!r}")
 
 
 def _check_decoding(stored: Block, values: Block, target: Encoding) -> None:

@@ -4,7 +4,7 @@ An encoding under a variable's own name holds for it as it stands. One under ``*
 mean something for, and there only where the own name says nothing:
 
 * codecs and keys of chunks, for all; filters and the serializer, for all but strings and bytes of any length;
-* units and calendar, for times;
+* units and calendar, for times that are stored as numbers;
 * chunks and shards, for data variables; as a list, for those with as many dimensions;
 * type, packing and fill value, for data variables that hold numbers.
 """
@@ -25,7 +25,7 @@ from zappend.config import EncodingSettings, Settings
 from zappend.datatypes import BYTES, STRING, is_bytes, is_variable_length
 from zappend.encoding import Encoding
 from zappend.errors import SliceError, UsageError
-from zappend.slices import RELATED, Slice, SliceVariable
+from zappend.slices import LARGEST_NUMBER, RELATED, Slice, SliceVariable
 
 __all__ = ["check_names", "encoding_settings", "fill_number", "named_type", "select", "sizes_of", "type_name"]
 
@@ -125,16 +125,18 @@ def encoding_settings(
     Raises
     ------
     UsageError
-        If two settings that are one are both given.
+        If two settings that are one are both given, or the type is none that can be stored.
     """
     kind, has_fixed_size = holds.kind, holds.dtype.kind not in "OUT"
     own = _one_name(settings, name)
     common = _one_name(settings, ALL)
+    stored = holds.dtype if isinstance(holds, Encoding) else named_type(own["dtype"], name) if "dtype" in own else None
+    has_units = kind == "times" and (stored is None or stored.kind != "M")
     for key in list(common):
         value = common[key]
         if (
             (key in FIXED_SIZE and not has_fixed_size)
-            or (key in TIMES and kind not in ("times", "durations"))
+            or (key in TIMES and not has_units)
             or (key in SIZES and (not is_data or (isinstance(value, list) and len(value) != len(dims))))
             or (key in NUMBERS and not (is_data and kind in ("numbers", "complex numbers")))
         ):
@@ -192,19 +194,29 @@ def sizes_of(
     )
 
 
-def named_type(wanted: Any) -> np.dtype[Any]:
-    """Return the type that the setting ``dtype`` names, of stored values; raise `TypeError` if there is none such."""
-    if wanted is str or wanted is bytes:
-        wanted = wanted.__name__
-    if isinstance(wanted, str) and wanted in TYPES:
-        return TYPES[wanted]
-    dtype = np.dtype(wanted)
+def named_type(wanted: Any, variable: str) -> np.dtype[Any]:
+    """Return the type of stored values that the setting ``dtype`` of `variable` names.
+
+    Raises
+    ------
+    UsageError
+        If it names none, or one that Zarr does not have.
+    """
+    name = wanted.__name__ if wanted is str or wanted is bytes else wanted
+    if isinstance(name, str) and name in TYPES:
+        return TYPES[name]
+    where = f"setting variables.{variable}.encoding.dtype: {wanted!r} is no type that can be stored"
+    try:
+        dtype = np.dtype("V" if wanted is None else wanted)  # NumPy takes None for its default
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise UsageError(f"{where}: {error}") from None
     if dtype.kind == "T" or (dtype.kind == "U" and not dtype.itemsize):
         return STRING
-    if dtype.kind not in "biufcOUSmM" or not dtype.itemsize or np.dtype(dtype.str) != dtype:
-        raise TypeError("Zarr has no such type")
+    too_large = dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize)
+    if dtype.kind not in "biufcOUSmM" or not dtype.itemsize or too_large or np.dtype(dtype.str) != dtype:
+        raise UsageError(f"{where}: Zarr has no such type")
     if dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic":
-        raise TypeError(f"times of numpy need a unit, such as {dtype.name}[ms]")
+        raise UsageError(f"{where}: times of numpy need a unit, such as {dtype.name}[ms]")
     little: np.dtype[Any] = dtype.newbyteorder("<")
     return little
 
@@ -216,6 +228,6 @@ def type_name(dtype: np.dtype[Any]) -> str:
     return str(dtype.newbyteorder("="))
 
 
-def fill_number(value: Any) -> Any:
-    """Return a fill value as it is meant: JSON has NaN and infinity only as text."""
-    return TEXT_NUMBERS.get(value.lower(), value) if isinstance(value, str) else value
+def fill_number(value: Any, kind: str) -> Any:
+    """Return a fill value of values of one `kind` as it is meant: JSON has NaN and infinity only as text."""
+    return TEXT_NUMBERS.get(value.lower(), value) if isinstance(value, str) and kind != "strings" else value
