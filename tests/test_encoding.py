@@ -352,7 +352,7 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
     [
         ({"dtype": "foo"}, "setting variables.a.encoding.dtype: 'foo' is no type that can be stored"),
         ({"dtype": "i2,f4"}, "is no type that can be stored"),
-        ({"dtype": "string"}, "variable 'a': numbers cannot be stored as string, which holds strings"),
+        ({"dtype": "string"}, "encoding.dtype: numbers cannot be stored as string, which holds strings"),
         ({"dtype": "complex64", "scale_factor": 0}, "scale_factor: it must be a number other than zero"),
         ({"chunks": [1, 2]}, "[1, 2] has 2 sizes, and the variable 3 dimensions"),
         ({"chunks": {"q": 2}}, "the variable has no dimension 'q'"),
@@ -371,7 +371,7 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
         ({"dtype": "float128"}, "is no type that can be stored"),
         ({"dtype": {"a": 1}}, "is no type that can be stored"),
         ({"dtype": "i2", "add_offset": np.nan}, "add_offset: it must be a number, not nan"),
-        ({"dtype": "i2", "fill_value": True}, "the setting fill_value is True, which is no value of int16"),
+        ({"dtype": "i2", "fill_value": True}, "variables.a.encoding.fill_value: True is no value of int16"),
         ({"filters": [{"id": "shuffle"}]}, "filters: in Zarr format 3 'shuffle' belongs under 'compressors'"),
         ({"filters": "blosc"}, "filters: in Zarr format 3 'blosc' belongs under 'compressors'"),
         ({"serializer": "zstd"}, "serializer: in Zarr format 3 'zstd' belongs under 'compressors'"),
@@ -550,7 +550,7 @@ def test_sizes_may_be_numbers_of_numpy() -> None:
 
 def test_booleans_have_no_fill_value() -> None:
     truth = xr.Dataset({"v": ("time", [True, False])}, {"time": [1, 2]})
-    with pytest.raises(SliceError, match="booleans have no missing value"):
+    with pytest.raises(UsageError, match=r"variables\.v\.encoding\.fill_value: booleans have no missing value"):
         zappend.append({}, truth, variables=encoding(v={"fill_value": False}))
 
 

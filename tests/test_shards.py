@@ -188,6 +188,7 @@ def test_whole_shards_are_appended_as_zarr_writes_them() -> None:
     np.testing.assert_array_equal(read_by_zarr(target), np.concatenate([values_of((4, 3), "<f8"), values[4:]]))
 
 
+@pytest.mark.attack(22)
 @pytest.mark.parametrize("location", ["start", "end"])
 @pytest.mark.parametrize("inner", [1, 2, 4])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

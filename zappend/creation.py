@@ -122,15 +122,14 @@ def _choose(variable: SliceVariable, wanted: EncodingSettings) -> Encoding:
     values = _values(variable)
     exactly = bool({"units", "dtype"} & configured.keys())
     encoding = choose_encoding(values, known, exactly=exactly)
+    name, where = type_name(encoding.dtype), f"setting variables.{variable.name}.encoding"
     if not is_storable(variable.kind, encoding.kind):
-        raise EncodingError(
-            f"{variable.kind} cannot be stored as {type_name(encoding.dtype)}, which holds {encoding.kind}"
-        )
+        raise UsageError(f"{where}.dtype: {variable.kind} cannot be stored as {name}, which holds {encoding.kind}")
     fill = configured.get("_FillValue")
     if fill is not None and encoding.kind == "booleans":
-        raise EncodingError("booleans have no missing value, so the setting fill_value means nothing")
+        raise UsageError(f"{where}.fill_value: booleans have no missing value; leave it out")
     if fill is not None and not _is_one_of(fill, encoding.dtype):
-        raise EncodingError(f"the setting fill_value is {fill!r}, which is no value of {type_name(encoding.dtype)}")
+        raise UsageError(f"{where}.fill_value: {fill!r} is no value of {name}")
     return encoding
 
 
