@@ -861,7 +861,7 @@ OBJECTS = [
     Mutation(
         "late requests of a commit not waited for",
         "objectstore",
-        "        while self._doubtful or (lease.latent and lease.is_decided):",
+        "        while self._doubtful or (lease.late.possible and lease.is_decided):",
         "        while self._doubtful:",
         "A late chunk comes back when a later writer has restored what it names.",
         (f"{ATTACKS}test_late_write_of_a_commit",),
@@ -886,7 +886,7 @@ OBJECTS = [
     Mutation(
         "own late requests not waited for",
         "objectstore",
-        "        self.place.lease.wait_out()\n        self._known.clear()\n",
+        "        self.place.lease.late.wait_out()\n        self._known.clear()\n",
         "        self._known.clear()\n",
         "A late write of the transaction itself comes after its undo.",
         (f"{ATTACKS}test_late_write_before_an_undo",),
@@ -920,7 +920,7 @@ OBJECTS = [
     Mutation(
         "late log object forgotten",
         "objectplace",
-        "                self.lease.note_lost()\n",
+        "                self.lease.late.note()\n",
         "",
         "A log object that comes late looks like a log whose lock others deleted.",
         (f"{ATTACKS}test_log_object_without_an_answer_is_waited_out",),

@@ -20,6 +20,7 @@ from typing import Any
 
 from zappend.errors import Locked, LockLost
 from zappend.txn.clock import Clock
+from zappend.txn.late import LateRequests
 from zappend.txn.lock import describe, this_process
 from zappend.txn.lockbody import Body, Entry, State
 from zappend.txn.log import DECISION, HEAD
@@ -68,8 +69,8 @@ class LeaseLock(Lock):
         How often it has been proved that the lock is held.
     found
         Whether there was a lock before this one, live or dead.
-    latent
-        Whether a request of ours may still take effect, so that whoever comes next has to wait.
+    late
+        The requests of this owner whose answer was lost.
     littered
         Whether log objects may be left, which only the lock tells from those that matter.
     """
@@ -99,14 +100,13 @@ class LeaseLock(Lock):
         self._answered = False  # whether the last write was; else its effect was found by reading
         self._lost: str | None = None
         self._closing = False
-        self._lost_at = 0.0
         self._confirmed_at = 0.0
         self._stop_beating: Callable[[], None] = lambda: None
         self._pid = 0
         self.entries: dict[str, Entry] = {}
+        self.late = LateRequests(name, quiet, clock)
         self.proofs = 0
         self.found = False
-        self.latent = False
         self.littered = False
 
     # Taking it.
@@ -232,21 +232,6 @@ class LeaseLock(Lock):
         while self._clock.now() - self._confirmed_at >= self._lease / 2:
             self.prove()  # and look at the clock again: the answer may have been long in coming
 
-    def note_lost(self) -> None:
-        """Note that a request of ours may take effect from now on until `quiet` is over."""
-        if self._quiet:
-            self.latent, self._lost_at = True, self._clock.now()
-
-    def wait_out(self) -> None:
-        """Return when no request of ours can take effect any more."""
-        left = self._lost_at + self._quiet - self._clock.now()
-        if self.latent and left > 0:
-            logger.warning(
-                "%s: an answer was lost; waiting %.0f s until the request cannot arrive any more", self._name, left
-            )
-            self._clock.sleep(left)
-        self.latent = False
-
     def pause(self, attempt: int) -> None:
         """Wait before something is tried again."""
         self._clock.sleep(min(PAUSE * 2**attempt, self._lease / 16))
@@ -365,7 +350,7 @@ class LeaseLock(Lock):
                         self._delete()
                     elif self._body.state != "done":
                         self._swap(state="done")
-                elif not self.latent:
+                elif not self.late.possible:
                     self._swap(released=True)
         finally:
             self._registered.release()

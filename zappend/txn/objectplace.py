@@ -88,7 +88,7 @@ class ObjectPlace(Area):
             except Unclear as error:
                 lost = error
                 self._late = True
-                self.lease.note_lost()
+                self.lease.late.note()
                 self.lease.pause(attempt)
         raise lost
 
@@ -105,7 +105,7 @@ class ObjectPlace(Area):
         self.lease.littered = True
         if names:
             self._objects.delete_many(names)
-        self.lease.littered = self._late and self.lease.latent
+        self.lease.littered = self._late and self.lease.late.possible
         self._written, self._strays = [], []
 
     def keys(self, prefix: str = "") -> Iterator[str]:

@@ -243,8 +243,8 @@ class ObjectStorage(Storage):
 
     def _note_lost(self, key: str, value: bytes | None) -> None:
         """Remember that a request may take effect later: one that creates, where nothing is; another, over its tag."""
-        self.place.lease.note_lost()
-        if self.place.lease.latent and (self._undoing or self.place.lease.is_decided):
+        self.place.lease.late.note()
+        if self.place.lease.late.possible and (self._undoing or self.place.lease.is_decided):
             self._doubtful[key] = value
 
     def check_orphans(self) -> None:
@@ -277,15 +277,15 @@ class ObjectStorage(Storage):
 
     def begin_undo(self) -> None:
         self.place.lease.abort()
-        self.place.lease.wait_out()
+        self.place.lease.late.wait_out()
         self._known.clear()
         self._undoing = True
 
     def sync(self) -> None:
         """Return when no request of ours can change any more what is to stay: that of an undo, and of a commit."""
         lease = self.place.lease
-        while self._doubtful or (lease.latent and lease.is_decided):
-            self.place.lease.wait_out()
+        while self._doubtful or (lease.late.possible and lease.is_decided):
+            self.place.lease.late.wait_out()
             doubtful, self._doubtful = self._doubtful, {}
             wrong = [(key, doubtful[key]) for key, now in self.get_many(doubtful).items() if now != doubtful[key]]
             self._prove_after_reading([key for key, _ in wrong])
