@@ -68,7 +68,7 @@ def carry_out(store: MutableMapping[str, bytes], new: xr.Dataset, **settings: An
         plan = appender.plan(store, opened)
         if plan is not None:
             if isinstance(store, Transaction):
-                store.log_ahead(list(plan.new_keys()), list(plan.changed_keys()))
+                store.log_ahead(*plan.keys(), plan.known)
             appender.carry_out(plan, store)
 
 

@@ -161,7 +161,9 @@ def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Sett
         if plan is None:
             return _appended(new, None)
         above = _above(txn, settings.group, plan)
-        txn.log_ahead([cube.key(key) for key in plan.new_keys()], [cube.key(key) for key in plan.changed_keys()])
+        fresh_keys, changed_keys = plan.keys()
+        known = {cube.key(key): value for key, value in plan.known.items()}
+        txn.log_ahead([cube.key(key) for key in fresh_keys], [cube.key(key) for key in changed_keys], known)
         written = appender.carry_out(plan, cube)
         txn.update(above)
         return _appended(new, plan, *written)

@@ -6,34 +6,41 @@ The mapping is any `MutableMapping` of keys to bytes; that it is a transaction i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import product
-from math import ceil, prod
+from dataclasses import dataclass
+from math import prod
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
+from zappend.arrays import ArrayReader, Box
 from zappend.cf import to_stored
+from zappend.checks import own_problems, refuse
 from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.config import Settings
 from zappend.datatypes import Block
-from zappend.encoding import Encoding
 from zappend.errors import SliceError, TargetError, ZappendError
 from zappend.exact import EncodingError
+from zappend.fit import Fit, fit_to
 from zappend.metadata import Array, Cube, encodings_of
 from zappend.plan import ArrayWrite, ChunkWrite, Plan, plan_append, plan_creation
-from zappend.reader import CubeReader, children_of
+from zappend.reader import CubeReader
 from zappend.slices import Slice, SliceVariable
+from zappend.stores import children_of
 from zappend.variables import select
 
 __all__ = ["Appender"]
 
-Box = tuple[range, ...]
-
 BYTES_PER_READ = 2**25
 """What is read of a slice at a time, unless a single chunk is larger: bounds memory, and keeps reads few."""
+
+SMALL_BYTES = 2**17
+"""Chunks that are not larger than this, before they are encoded, are encoded before a thread would begin with them."""
+
+BYTES_PER_WRITE = 2**25
+"""Encoded bytes that are written together at most."""
 
 
 class Appender:
@@ -53,7 +60,8 @@ class Appender:
         self._name = name
         self._settings = settings
         self._reader = CubeReader()
-        self._codecs: dict[str, ChunkCodec] = {}
+        self._arrays = ArrayReader(settings.write_empty_chunks)
+        self._fit: Fit | None = None
         threads = settings.threads or os.cpu_count() or 1
         self._in_flight = 2 * threads
         self._pool = ThreadPoolExecutor(threads, "zappend") if threads > 1 else None
@@ -84,16 +92,34 @@ class Appender:
         cube = self._reader.read(store, self._name)
         if cube is None:
             return self._plan_creation(store, new)
-        encoding = encodings_of(cube).get(self._settings.append_dim)
-        if encoding is not None and self._is_there(store, cube, new, encoding):
+        if self._is_there(store, cube, new):
             return None
+        refuse(new, own_problems(new, self._settings))
+        fit = self._fit
+        if fit is None or not fit.holds_for(cube, new):
+            fit = fit_to(cube, new, self._settings)
         dim = self._settings.append_dim
-        constants = {
-            name: self._read_all(store, array)
+        regions = [(array, _whole(array)) for array in self._constants(cube, new)]
+        names = [array.name for array, _ in regions]
+        labels = cube.arrays.get(dim)
+        if labels is not None and labels.dims == (dim,):
+            last = (range(max(labels.shape[0] - 2, 0), labels.shape[0]),)
+            *constants, tail = self._arrays.read(store, [*regions, (labels, last)])
+            known = self._arrays.kept_data(labels, last)
+        else:
+            constants, tail, known = self._arrays.read(store, regions), None, {}
+        plan = plan_append(fit, new, self._settings, tail, dict(zip(names, constants, strict=True)), known)
+        self._reader.learn(plan.cube, plan.documents)
+        self._fit = fit.grown(plan.cube, plan.stop)
+        return plan
+
+    def _constants(self, cube: Cube, new: Slice) -> list[Array]:
+        dim = self._settings.append_dim
+        return [
+            array
             for name, array in cube.arrays.items()
             if dim not in array.dims and name in new.variables and new.variables[name].shape == array.shape
-        }
-        return plan_append(cube, new, self._settings, self._tail(store, cube), constants)
+        ]
 
     def check_replaceable(self, store: Mapping[str, bytes]) -> None:
         """Raise `TargetError` unless what is in `store` is a Zarr group, or nothing."""
@@ -112,50 +138,17 @@ class Appender:
         self._check_empty(store)
         return plan_creation(new, self._settings)
 
-    def _is_there(self, store: Mapping[str, bytes], cube: Cube, new: Slice, encoding: Encoding) -> bool:
-        labels = new.labelled(self._settings.append_dim)
-        if self._settings.if_exists != "skip" or labels is None:
+    def _is_there(self, store: Mapping[str, bytes], cube: Cube, new: Slice) -> bool:
+        dim = self._settings.append_dim
+        labels = new.labelled(dim)
+        if self._settings.if_exists != "skip" or labels is None or dim not in cube.arrays:
             return False
         try:
-            stored = labels.stored(encoding)
+            stored = labels.stored(encodings_of(cube)[dim])
         except EncodingError:
             return False
-        return bool(np.isin(stored, self._read_all(store, cube.arrays[self._settings.append_dim])).all())
-
-    def _tail(self, store: Mapping[str, bytes], cube: Cube) -> Block | None:
-        array = cube.arrays.get(self._settings.append_dim)
-        if array is None or array.dims != (self._settings.append_dim,):
-            return None
-        return self._read(store, array, (range(max(array.shape[0] - 2, 0), array.shape[0]),))
-
-    def _read_all(self, store: Mapping[str, bytes], array: Array) -> Block:
-        return self._read(store, array, tuple(range(size) for size in array.shape))
-
-    def _read(self, store: Mapping[str, bytes], array: Array, region: Box) -> Block:
-        """Return the stored values of `array` in `region`, one range a dimension."""
-        out = np.full([len(side) for side in region], array.padding, array.dtype)
-        chunk_ranges = (
-            range(side.start // chunk, ceil(side.stop / chunk))
-            for side, chunk in zip(region, array.chunks, strict=True)
-        )
-        for index in product(*chunk_ranges):
-            data = store.get(array.chunk_key(index))
-            if data is None:
-                continue
-            source, target = [], []
-            for i, side, chunk in zip(index, region, array.chunks, strict=True):
-                first, last = max(side.start, i * chunk), min(side.stop, (i + 1) * chunk)
-                source.append(slice(first - i * chunk, last - i * chunk))
-                target.append(slice(first - side.start, last - side.start))
-            out[tuple(target)] = self._codec(array).decode(data)[tuple(source)]
-        return out
-
-    def _codec(self, array: Array) -> ChunkCodec:
-        # A resized array has the codecs of the one that was read.
-        known = self._codecs.get(array.name)
-        if known is None or not _encodes_alike(known.array, array):
-            known = self._codecs[array.name] = ChunkCodec(array, self._settings.write_empty_chunks)
-        return known
+        (there,) = self._arrays.read(store, [(cube.arrays[dim], _whole(cube.arrays[dim]))])
+        return bool(np.isin(stored, there).all())
 
     # Writing.
 
@@ -168,19 +161,41 @@ class Appender:
             If a value of the slice cannot be stored. Chunks may have been written then, but no document.
         """
         for write in plan.writes:
-            self._codec(write.array)  # refuses codecs before the first write
+            self._arrays.codec(write.array)  # refuses codecs before the first write
+        batch = _Batch(store)
+        together = getattr(store, "is_remote", False)  # then a thread that encodes must not wait for an answer
         sizes: list[int | None] = []
-        running: set[Future[int | None]] = set()
+        running: set[Future[_Encoded]] = set()
+
+        def finish(done: Iterable[Future[_Encoded]]) -> None:
+            for future in done:
+                encoded = future.result()
+                sizes.append(encoded.size)
+                if together:
+                    batch.add(encoded)
+
+        def work(job: _Job) -> _Encoded:
+            encoded = self._encode(job, plan, store)
+            if not together and encoded.data is not None:
+                store[encoded.key] = encoded.data
+            return encoded
+
         try:
-            for write, chunk, block in self._blocks(plan):
-                if self._pool is None:
-                    sizes.append(self._write(write, chunk, block, plan.new, store))
+            for job in self._jobs(plan):
+                if self._pool is None and not together:
+                    sizes.append(work(job).size)
                     continue
-                running.add(self._pool.submit(self._write, write, chunk, block, plan.new, store))
+                if self._pool is None or job.is_small:
+                    encoded = self._encode(job, plan, store)
+                    sizes.append(encoded.size)
+                    batch.add(encoded)
+                    continue
+                running.add(self._pool.submit(work, job))
                 if len(running) >= self._in_flight:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    sizes += [future.result() for future in done]
-            sizes += [future.result() for future in running]
+                    finish(done)
+            finish(running)
+            batch.flush()
         except BaseException:
             for future in running:
                 future.cancel()
@@ -190,35 +205,30 @@ class Appender:
         written = [size for size in sizes if size is not None]
         return len(written), sum(written)
 
-    def _blocks(self, plan: Plan) -> Iterator[tuple[ArrayWrite, ChunkWrite, Block]]:
+    def _jobs(self, plan: Plan) -> Iterator[_Job]:
         for write in plan.writes:
             variable = plan.new.variables[write.array.name]
             for box in _boxes(write, variable):
                 region = write.region(box)
-                values = variable.read(region)
+                values = variable.read(region) if write.stored is None else write.stored[region]
                 for chunk in write.chunks(box):
                     inner: tuple[Any, ...] = tuple(
                         slice(part.start - side.start, part.stop - side.start)
                         for part, side in zip(chunk.in_slice, region, strict=True)
                     )
-                    yield write, chunk, values[(*inner, ...)]
+                    yield _Job(write, chunk, values[(*inner, ...)])
 
-    def _write(
-        self, write: ArrayWrite, chunk: ChunkWrite, values: Block, new: Slice, store: MutableMapping[str, bytes]
-    ) -> int | None:
-        array, codec = write.array, self._codecs[write.array.name]
-        try:
-            on_overflow = "error" if array.name in new.coords else self._settings.on_overflow
-            stored = to_stored(values, new.variables[array.name].source, write.encoding, on_overflow)
-        except EncodingError as error:
-            where = error.shifted(part.start for part in chunk.in_slice)
-            raise SliceError(f"slice {new.name}: variable {array.name!r}: {where}") from error
-        old = store.get(chunk.key) if chunk.keeps else None
+    def _encode(self, job: _Job, plan: Plan, store: Mapping[str, bytes]) -> _Encoded:
+        write, chunk, array = job.write, job.chunk, job.write.array
+        codec = self._arrays.codec(array)
+        stored = self._stored(job, plan.new)
+        old = plan.known.get(chunk.key) or store.get(chunk.key) if chunk.keeps else None
         if stored.shape != array.chunks:
             whole = np.full(array.chunks, array.padding, array.dtype)
             if old is not None and write.axis is not None:
                 kept = (*[slice(None)] * write.axis, slice(0, chunk.keeps))
-                whole[kept] = codec.decode(old)[kept]
+                before = self._arrays.decode(array, chunk.key, old) if chunk.key in plan.known else codec.decode(old)
+                whole[kept] = before[kept]
             whole[chunk.in_chunk] = stored
             stored = whole
         try:
@@ -228,15 +238,76 @@ class Appender:
             raise
         except Exception as error:
             # What values that it cannot take make a codec raise is up to it.
-            raise SliceError(f"slice {new.name}: variable {array.name!r} cannot be encoded: {error}") from error
-        if data is None:
-            if chunk.key not in store:
-                return None
+            raise SliceError(f"slice {plan.new.name}: variable {array.name!r} cannot be encoded: {error}") from error
+        if data is None and chunk.key in store:
             # What lies here, as a stray that somebody left beyond the shape, would become data.
             data = ChunkCodec(array).encode(stored, old, extent)
-            assert data is not None
-        store[chunk.key] = data
-        return len(data)
+        if data is not None and write.stored is not None:
+            self._arrays.keep(chunk.key, data, stored)
+        return _Encoded(chunk.key, data)
+
+    def _stored(self, job: _Job, new: Slice) -> Block:
+        """Return the values of a chunk as they are to be stored."""
+        write, name = job.write, job.write.array.name
+        if write.stored is not None:
+            return job.values
+        try:
+            on_overflow = "error" if name in new.coords else self._settings.on_overflow
+            return to_stored(job.values, new.variables[name].source, write.encoding, on_overflow)
+        except EncodingError as error:
+            where = error.shifted(part.start for part in job.chunk.in_slice)
+            raise SliceError(f"slice {new.name}: variable {name!r}: {where}") from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A chunk to encode, and the values of the slice that it gets."""
+
+    write: ArrayWrite
+    chunk: ChunkWrite
+    values: Block
+
+    @property
+    def is_small(self) -> bool:
+        array = self.write.array
+        return prod(array.chunks) * array.dtype.itemsize <= SMALL_BYTES
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A chunk that was encoded; without bytes if there is to be none."""
+
+    key: str
+    data: bytes | None
+
+    @property
+    def size(self) -> int | None:
+        return None if self.data is None else len(self.data)
+
+
+class _Batch:
+    """Encoded chunks that are written together."""
+
+    def __init__(self, store: MutableMapping[str, bytes]) -> None:
+        self._store = store
+        self._values: dict[str, bytes] = {}
+        self._size = 0
+
+    def add(self, encoded: _Encoded) -> None:
+        if encoded.data is not None:
+            self._values[encoded.key] = encoded.data
+            self._size += len(encoded.data)
+            if self._size >= BYTES_PER_WRITE:
+                self.flush()
+
+    def flush(self) -> None:
+        values, self._values, self._size = self._values, {}, 0
+        if values:
+            self._store.update(values)
+
+
+def _whole(array: Array) -> Box:
+    return tuple(range(size) for size in array.shape)
 
 
 def _wait_for(running: set[Future[Any]]) -> None:
@@ -265,10 +336,3 @@ def _boxes(write: ArrayWrite, variable: SliceVariable) -> Iterator[Box]:
             yield from cut((*box[:longest], half, *box[longest + 1 :]))
 
     return cut(write.grid)
-
-
-def _encodes_alike(a: Array, b: Array) -> bool:
-    if a is b:
-        return True
-    ours, theirs = ({**x.document, "shape": None} for x in (a, b))
-    return ours == theirs

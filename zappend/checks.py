@@ -22,7 +22,7 @@ __all__ = [
     "constant_problems",
     "cube_size",
     "filled",
-    "label_problems",
+    "following_labels",
     "own_problems",
     "reference_problems",
     "refuse",
@@ -239,22 +239,27 @@ def _difference(
     return None if alike.all() else tuple(int(i) for i in np.argwhere(~alike)[0])
 
 
-def label_problems(new: Slice, settings: Settings, encoding: Encoding | None, tail: Block | None) -> list[str]:
-    """Tell whether the labels of the slice may follow `tail`, the last ones of the cube."""
+def following_labels(
+    new: Slice, settings: Settings, encoding: Encoding | None, tail: Block | None
+) -> tuple[Block | None, list[str]]:
+    """Return the labels of the slice as they are stored, and why they may not follow `tail`, the last ones of the cube.
+
+    Where they may be any, or cannot be stored, there are none.
+    """
     step = parse_step(settings.append_step)
     if settings.append_step == "any":
-        return []
+        return None, []
     labels = new.labelled(settings.append_dim)
     if labels is None or encoding is None:
-        return [f"it has no coordinate {settings.append_dim!r}, so its order cannot be checked; {ANY_STEP}"]
+        return None, [f"it has no coordinate {settings.append_dim!r}, so its order cannot be checked; {ANY_STEP}"]
     try:
         stored = labels.stored(encoding)
     except EncodingError as error:
-        return [f"variable {labels.name!r}: {error}"]
+        return None, [f"variable {labels.name!r}: {error}"]
     why = check_labels(stored, stored[:0] if tail is None else tail, encoding, step)
     if why and step is None and (tail is None or len(tail) < 2):
-        return [f"{why}; append_step '-' takes labels that descend, 'any' takes all"]
-    return [f"{why}; {ANY_STEP}"] if why else []
+        return stored, [f"{why}; append_step '-' takes labels that descend, 'any' takes all"]
+    return stored, [f"{why}; {ANY_STEP}"] if why else []
 
 
 def size_problems(cube: Cube, new: Slice, dim: str, old_size: int, size: int, settings: Settings) -> list[str]:

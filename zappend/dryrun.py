@@ -65,6 +65,13 @@ class DryRun(MutableMapping[str, bytes]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+        """Return the value of each of `keys`, ``None`` for one that is not there."""
+        keys = list(keys)
+        unread = [key for key in keys if key not in self._written and not key.startswith(self._gone)]
+        found = self._storage.get_many(unread)
+        return {key: self._written.get(key, found.get(key)) for key in keys}
+
     def children(self, prefix: str) -> Iterator[str]:
         """Iterate over the names directly below the folder `prefix`."""
         names = dict.fromkeys(key[len(prefix) :].partition("/")[0] for key in self._written if key.startswith(prefix))

@@ -7,12 +7,12 @@ of the cube's documents, too, which has to change with them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from zappend.errors import TargetError
 from zappend.metadata import Json, ZarrFormat, dump, new_cube
-from zappend.reader import children_of
+from zappend.stores import children_of, read_many
 
 __all__ = ["GroupMapping", "documents_above"]
 
@@ -25,6 +25,11 @@ class GroupMapping(MutableMapping[str, bytes]):
     def __init__(self, store: MutableMapping[str, bytes], group: str) -> None:
         self._store = store
         self._prefix = f"{group}/" if group else ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether many keys written together by `update` cost hardly more time than one."""
+        return bool(getattr(self._store, "is_remote", False))
 
     def key(self, key: str) -> str:
         """Return what the whole store calls `key`."""
@@ -52,6 +57,11 @@ class GroupMapping(MutableMapping[str, bytes]):
     def children(self, prefix: str) -> Iterator[str]:
         """Iterate over the names directly below the folder `prefix`."""
         return children_of(self._store, self._prefix + prefix)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+        """Return the value of each of `keys`, ``None`` for one that is not there."""
+        found = read_many(self._store, [self._prefix + key for key in keys])
+        return {key[len(self._prefix) :]: value for key, value in found.items()}
 
 
 def documents_above(

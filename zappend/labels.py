@@ -6,13 +6,12 @@ a negative scale factor, in the opposite one.
 
 from __future__ import annotations
 
-import contextlib
 from fractions import Fraction
 
 import numpy as np
 
 from zappend.datatypes import Block
-from zappend.encoding import Encoding, decode, show
+from zappend.encoding import Encoding, show
 from zappend.errors import UsageError
 from zappend.exact import EncodingError
 from zappend.kinds import is_missing
@@ -89,9 +88,8 @@ def label_faults(labels: Block, encoding: Encoding) -> list[str]:
     for name in ("_FillValue", "missing_value"):
         if (mask := encoding.attrs.get(name)) is not None:
             missing |= np.isin(labels, np.asarray(mask))
-    if encoding.is_time or encoding.is_duration:
-        with contextlib.suppress(EncodingError):  # whether that matters is up to whoever stores them
-            missing |= is_missing(decode(labels, encoding))  # xarray's integer for NaT needs no fill value
+    if labels.dtype.kind == "i" and labels.dtype.itemsize == 8 and (encoding.is_time or encoding.is_duration):
+        missing |= labels == np.iinfo(labels.dtype).min  # xarray's NaT, which needs no fill value
     if missing.any():
         more = int(np.count_nonzero(missing)) - 1
         others = f" (and {more} more)" if more else ""

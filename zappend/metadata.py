@@ -92,6 +92,12 @@ class Array:
         changed = {"zarr.json" if self.zarr_format == 3 else ".zarray": {**self.document, "shape": list(shape)}}
         return replace(self, shape=shape, documents={**self.documents, **changed})
 
+    def encodes_like(self, other: Array) -> bool:
+        """Tell whether chunks of both have the same shape and codecs; the arrays may differ in size."""
+        if self is other or self.document is other.document:
+            return True
+        return {**self.document, "shape": None} == {**other.document, "shape": None}
+
     def chunk_key(self, index: tuple[int, ...]) -> str:
         """Return the key, in the cube, of the chunk at `index` of the grid."""
         if self.zarr_format == 2:
@@ -139,30 +145,36 @@ class Cube:
                 root[".zmetadata"] = _consolidate(root[".zmetadata"], {".zattrs": attrs})
         return replace(self, attrs=attrs, root=root)
 
+    def with_arrays(self, changed: Mapping[str, Array]) -> Cube:
+        """Return this cube with the arrays `changed`, in its consolidated metadata, too."""
+        root = dict(self.root)
+        if self.consolidated:
+            name = "zarr.json" if self.zarr_format == 3 else ".zmetadata"
+            entries = {
+                array.name if self.zarr_format == 3 else f"{array.name}/{last}": document
+                for array in changed.values()
+                for last, document in array.documents.items()
+            }
+            root[name] = _consolidate(root[name], entries)
+        return replace(self, arrays={**self.arrays, **changed}, root=root)
+
     def documents(
-        self, changed: Iterable[Array], *, created: bool = False, attrs_changed: bool = False
+        self, changed: Iterable[str], *, created: bool = False, attrs_changed: bool = False
     ) -> dict[str, bytes]:
-        """Return the documents that make `changed` the arrays of this name, by key, the root last.
+        """Return the documents that say what the arrays of the names `changed` are, by key, the root last.
 
         With `created`, all documents of the arrays and of the root; else only those that a change of shape changes,
         and with `attrs_changed` those that hold the attributes of the group.
         """
         out: dict[str, bytes] = {}
-        consolidated: Json = {}
-        for array in changed:
-            for name, document in array.documents.items():
+        for array in (self.arrays[name] for name in changed):
+            for last, document in array.documents.items():
                 if created or document is array.document:
-                    out[f"{array.name}/{name}"] = dump(document)
-                key = array.name if self.zarr_format == 3 else f"{array.name}/{name}"
-                consolidated[key] = document
-        root = dict(self.root)
-        if self.consolidated:
-            name = "zarr.json" if self.zarr_format == 3 else ".zmetadata"
-            root[name] = _consolidate(root[name], consolidated)
-        written = set(root) if created else {"zarr.json", ".zmetadata"} if self.consolidated else set()
+                    out[f"{array.name}/{last}"] = dump(document)
+        written = set(self.root) if created else {"zarr.json", ".zmetadata"} if self.consolidated else set()
         if attrs_changed:
             written |= {"zarr.json", ".zattrs"}
-        out.update((name, dump(document)) for name, document in root.items() if name in written)
+        out.update((name, dump(document)) for name, document in self.root.items() if name in written)
         return out
 
 

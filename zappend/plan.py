@@ -9,30 +9,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
-from zappend.agreement import check_encodings, check_followed
+from zappend.agreement import check_followed
 from zappend.checks import (
     constant_problems,
-    cube_size,
     filled,
-    label_problems,
+    following_labels,
     own_problems,
     reference_problems,
     refuse,
     size_problems,
-    structure_problems,
 )
 from zappend.chunking import warn_of_sizes
 from zappend.config import Settings
 from zappend.creation import create_array
 from zappend.datatypes import Block
 from zappend.encoding import Encoding
-from zappend.errors import UsageError
 from zappend.exact import EncodingError
-from zappend.metadata import Array, Cube, encodings_of, new_cube
+from zappend.fit import Fit
+from zappend.metadata import Array, Cube, new_cube
 from zappend.slices import Slice
 from zappend.variables import check_names, encoding_settings
 
@@ -82,12 +80,15 @@ class ArrayWrite:
         The append dimension's, ``None`` if the variable does not have it.
     start
         Where along `axis` the slice begins, which is the array's size so far.
+    stored
+        All values, as they are stored, if planning had to work them out; else ``None``.
     """
 
     array: Array
     encoding: Encoding
     axis: int | None
     start: int
+    stored: Block | None = None
 
     @cached_property
     def grid(self) -> tuple[range, ...]:
@@ -139,6 +140,8 @@ class Plan:
         The metadata documents, the root last.
     cube
         The cube as it will be.
+    known
+        Bytes of chunks as they are, of some that will change.
     """
 
     creates: bool
@@ -148,16 +151,21 @@ class Plan:
     writes: tuple[ArrayWrite, ...]
     documents: Mapping[str, bytes]
     cube: Cube
+    known: Mapping[str, bytes]
 
-    def new_keys(self) -> Iterator[str]:
-        """Iterate over the keys of chunks that no reader can see yet, and of documents of new arrays."""
-        yield from (chunk.key for write in self.writes for chunk in write.chunks() if not chunk.keeps)
+    def keys(self) -> tuple[list[str], list[str]]:
+        """Return the keys that no reader can see yet, and those of chunks of which a part is visible, and stays.
+
+        The first are chunks, and documents of new arrays.
+        """
+        new: list[str] = []
+        changed: list[str] = []
+        for write in self.writes:
+            for chunk in write.chunks():
+                (changed if chunk.keeps else new).append(chunk.key)
         if self.creates:
-            yield from (key for key in self.documents if "/" in key)
-
-    def changed_keys(self) -> Iterator[str]:
-        """Iterate over the keys of chunks of which a part is visible, and stays."""
-        return (chunk.key for write in self.writes for chunk in write.chunks() if chunk.keeps)
+            new += [key for key in self.documents if "/" in key]
+        return new, changed
 
 
 def plan_creation(new: Slice, settings: Settings) -> Plan:
@@ -197,23 +205,30 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
         check_followed(array, encoding, wanted, checksum=settings.checksum)
         writes.append(ArrayWrite(array, encoding, variable.dims.index(dim) if dim in variable.dims else None, 0))
     arrays = {write.array.name: write.array for write in writes}
-    cube = replace(cube, arrays=arrays)
+    cube = cube.with_arrays(arrays)
     if not problems:
         labels = next((write.encoding for write in writes if write.array.name == dim), None)
-        problems += label_problems(new, settings, labels, None)
+        problems += following_labels(new, settings, labels, None)[1]
         problems += size_problems(cube, new, dim, 0, size, settings)
     refuse(new, problems)
     warn_of_sizes(arrays.values(), dim, labels_and_bounds)
-    return Plan(True, 0, size, new, tuple(writes), cube.documents(arrays.values(), created=True), cube)
+    return Plan(True, 0, size, new, tuple(writes), cube.documents(arrays, created=True), cube, {})
 
 
-def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, constants: Mapping[str, Block]) -> Plan:
-    """Return the plan by which `cube` grows by the slice `new`.
+def plan_append(
+    fit: Fit,
+    new: Slice,
+    settings: Settings,
+    tail: Block | None,
+    constants: Mapping[str, Block],
+    known: Mapping[str, bytes],
+) -> Plan:
+    """Return the plan by which a cube grows by the slice `new`.
 
     Parameters
     ----------
-    cube
-        What is stored.
+    fit
+        That slices with the structure of `new` fit the cube.
     new
         The slice.
     settings
@@ -221,48 +236,39 @@ def plan_append(cube: Cube, new: Slice, settings: Settings, tail: Block | None, 
     tail
         The last two stored labels, or as many as there are; ``None`` if the cube has no labels.
     constants
-        The stored values of the arrays that do not have the append dimension.
+        The stored values of arrays that do not have the append dimension, as far as they are to be compared.
+    known
+        Bytes of chunks that were read to know this.
 
     Raises
     ------
     SliceError
         If the slice does not fit; the message names every difference.
-    TargetError, UsageError
-        If the cube cannot be appended to along this dimension, or another format or encoding is asked for than it has.
     """
-    dim = settings.append_dim
-    refuse(new, own_problems(new, settings))
-    if settings.zarr_format not in (None, cube.zarr_format):
-        raise UsageError(
-            f"the target has Zarr format {cube.zarr_format}, and zarr_format is {settings.zarr_format}; a cube "
-            f"keeps its format: leave out the setting, or begin anew with force_new"
-        )
-    old_size = cube_size(cube, dim)
+    dim, cube, encodings = settings.append_dim, fit.cube, fit.encodings
     size = new.sizes[dim]
-    encodings = encodings_of(cube)
-    check_names(settings, cube.arrays, "the target")
-    check_encodings(cube, new, encodings, settings)
-    problems = structure_problems(cube, new, encodings, settings)
-    if not problems:
-        new = filled(cube, new, encodings, dim)
-        problems += constant_problems(new, encodings, constants)
-        problems += label_problems(new, settings, encodings.get(dim) if new.labelled(dim) else None, tail)
-        problems += size_problems(cube, new, dim, old_size, size, settings)
+    new = filled(cube, new, encodings, dim)
+    labels = new.labelled(dim)
+    problems = constant_problems(new, encodings, constants)
+    stored, more = following_labels(new, settings, encodings.get(dim) if labels else None, tail)
+    problems += more
+    problems += size_problems(cube, new, dim, fit.size, size, settings)
     refuse(new, problems)
     writes = []
     for name in new.variables:
         array = cube.arrays[name]
         if dim in array.dims:
             axis = array.dims.index(dim)
-            writes.append(ArrayWrite(array.resized(axis, old_size + size), encodings[name], axis, old_size))
+            grown_array = array.resized(axis, fit.size + size)
+            writes.append(ArrayWrite(grown_array, encodings[name], axis, fit.size, stored if name == dim else None))
     _warn_of_shards(new, writes, size)
     arrays = {write.array.name: write.array for write in writes}
-    grown = replace(cube, arrays={**cube.arrays, **arrays})
+    grown = cube.with_arrays(arrays)
     if settings.attrs_update_mode in ("replace", "update"):
         kept = cube.attrs if settings.attrs_update_mode == "update" else {}
         grown = grown.with_attrs({**kept, **new.attrs})
-    documents = grown.documents(arrays.values(), attrs_changed=grown.attrs != cube.attrs)
-    return Plan(False, old_size, old_size + size, new, tuple(writes), documents, grown)
+    documents = grown.documents(arrays, attrs_changed=grown.attrs != cube.attrs)
+    return Plan(False, fit.size, fit.size + size, new, tuple(writes), documents, grown, known)
 
 
 def _warn_of_shards(new: Slice, writes: list[ArrayWrite], size: int) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from zappend.datatypes import BYTES, fill_from_attribute, fill_from_json, is_variable_length, v3_dtype, v3_fill
 from zappend.errors import TargetError
 from zappend.metadata import DIMENSIONS, FILL, Array, Cube, Json, ZarrFormat
+from zappend.stores import children_of, read_many
 
-__all__ = ["CubeReader", "children_of"]
+__all__ = ["CubeReader"]
 
 WATCHED = frozenset({"shape", "chunks", "dtype", "data_type", "fill_value", "attributes"})
 """Members of an array's document that are compared with the consolidated ones."""
+
+ROOT = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+NO_ATTRS: Json = {}
+"""What stands for a document that is not there and may be missing."""
 
 MEND = "mend it with zarr.consolidate_metadata(), then append again"
 
@@ -26,10 +32,14 @@ class CubeReader:
     def __init__(self) -> None:
         self._documents: dict[str, tuple[bytes, Json]] = {}
         self._arrays: dict[str, tuple[list[Json], Array]] = {}
+        self._agreed: dict[str, tuple[Json, ...]] = {}
+        self._cube: Cube | None = None
         self._listed = False
 
     def read(self, store: Mapping[str, bytes], name: str) -> Cube | None:
         """Return the cube in `store`, or ``None`` if there is no metadata at its root.
+
+        It is the same object as before as long as all its documents have the same bytes.
 
         Raises
         ------
@@ -41,9 +51,18 @@ class CubeReader:
         except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
             raise TargetError(f"{name}: its Zarr metadata cannot be understood: {error!r}") from error
 
+    def learn(self, cube: Cube, documents: Mapping[str, bytes]) -> None:
+        """Take `cube` for what the cube that was read becomes with `documents`, so that they need not be parsed."""
+        for key, data in documents.items():
+            name, _, last = key.rpartition("/")
+            self._documents[key] = data, cube.arrays[name].documents[last] if name else cube.root[last]
+        for name, array in cube.arrays.items():
+            self._arrays[name] = list(array.documents.values()), array
+        self._cube = cube
+
     def _read(self, store: Mapping[str, bytes], name: str) -> Cube | None:
-        v3 = self._load(store, "zarr.json")
-        v2 = self._load(store, ".zgroup")
+        root = self._load(store, ROOT)
+        v3, v2 = root.pop("zarr.json", None), root.get(".zgroup")
         if v3 is not None and v2 is not None:
             raise TargetError(f"{name} has both zarr.json and .zgroup, so readers of format 3 and 2 see two cubes")
         if v3 is not None:
@@ -51,30 +70,34 @@ class CubeReader:
                 raise TargetError(f"{name} is a Zarr {v3['node_type']}, and a target is a group")
             inner = v3.get("consolidated_metadata")
             consolidated = inner["metadata"] if inner else None
-            root, attrs, zarr_format = {"zarr.json": v3}, v3.get("attributes", {}), 3
+            root, attrs, zarr_format = {"zarr.json": v3}, v3.get("attributes", NO_ATTRS), 3
         elif v2 is not None:
-            root, attrs, zarr_format = {".zgroup": v2}, self._load(store, ".zattrs") or {}, 2
-            metadata = self._load(store, ".zmetadata")
-            consolidated = metadata["metadata"] if metadata else None
-            if metadata:
-                root[".zmetadata"] = metadata
-        elif self._load(store, ".zarray") is not None:
+            attrs, zarr_format = root.get(".zattrs", NO_ATTRS), 2
+            consolidated = root[".zmetadata"]["metadata"] if root.get(".zmetadata") else None
+        elif self._load(store, (".zarray",)):
             raise TargetError(f"{name} is a Zarr array, and a target is a group")
         else:
             return None
-        arrays = dict(self._read_arrays(store, zarr_format, consolidated, name))
-        return Cube(zarr_format, consolidated is not None, attrs, arrays, root)
+        arrays = self._read_arrays(store, zarr_format, consolidated, name)
+        known = self._cube
+        if (
+            known is None
+            or known.attrs is not attrs
+            or not (_are_same(known.root, root) and _are_same(known.arrays, arrays))
+        ):
+            self._cube = Cube(zarr_format, consolidated is not None, attrs, arrays, root)
+        return self._cube
 
     def _read_arrays(
         self, store: Mapping[str, bytes], zarr_format: ZarrFormat, consolidated: Json | None, name: str
-    ) -> Iterator[tuple[str, Array]]:
-        last = "zarr.json" if zarr_format == 3 else ".zarray"
+    ) -> dict[str, Array]:
+        last, *others = ("zarr.json",) if zarr_format == 3 else (".zarray", ".zattrs")
         if consolidated is None:
-            children = (f"{child}/{last}" for child in children_of(store, ""))
+            paths = [child for child in children_of(store, "") if child not in ROOT]
         elif zarr_format == 3:
-            children = (f"{child}/{last}" for child, doc in consolidated.items() if doc["node_type"] == "array")
+            paths = [path for path, document in consolidated.items() if document["node_type"] == "array"]
         else:
-            children = (key for key in consolidated if key.endswith("/.zarray"))
+            paths = [key.removesuffix("/.zarray") for key in consolidated if key.endswith("/.zarray")]
         if consolidated is not None and not self._listed:
             # Once is enough: afterwards only this writer, who holds the lock, adds arrays.
             known = {key.partition("/")[0] for key in consolidated}
@@ -82,49 +105,70 @@ class CubeReader:
                 if child not in known and f"{child}/{last}" in store:
                     raise TargetError(f"{name}: {child}/{last} is there, but not in the consolidated metadata; {MEND}")
             self._listed = True
-        for key in children:
-            path = key.rpartition("/")[0]
-            if "/" in path:
-                continue
-            if (document := self._load(store, key)) is None:
+        paths = [path for path in paths if "/" not in path]
+        found = self._load(store, [f"{path}/{each}" for path in paths for each in (last, *others)])
+        arrays = {}
+        for path in paths:
+            document = found.get(f"{path}/{last}")
+            if document is None:
                 if consolidated is not None:
-                    raise TargetError(f"{name}: {key} is in the consolidated metadata, but not there; {MEND}")
+                    raise TargetError(f"{name}: {path}/{last} is in the consolidated metadata, but not there; {MEND}")
                 continue
             if zarr_format == 3 and document["node_type"] != "array":
                 continue
-            documents = {last: document}
-            if zarr_format == 2:
-                documents[".zattrs"] = self._load(store, f"{path}/.zattrs") or {}
+            documents = {last: document, **{other: found.get(f"{path}/{other}", NO_ATTRS) for other in others}}
             if consolidated is not None:
-                _check_consolidated(consolidated, path, documents, name)
-            yield path, self._parse(path, zarr_format, documents)
+                self._check_consolidated(consolidated, path, documents, name)
+            arrays[path] = self._parse(path, zarr_format, documents)
+        return arrays
+
+    def _check_consolidated(self, consolidated: Json, path: str, documents: Mapping[str, Json], name: str) -> None:
+        """Raise `TargetError` if readers of the consolidated metadata see the array `path` otherwise than it is."""
+        listed = {
+            last: consolidated.get(path if last == "zarr.json" else f"{path}/{last}") or NO_ATTRS for last in documents
+        }
+        compared = (*listed.values(), *documents.values())
+        if path not in self._agreed or not _are_same_row(self._agreed[path], compared):
+            _compare(listed, path, documents, name)
+            self._agreed[path] = compared
 
     def _parse(self, name: str, zarr_format: ZarrFormat, documents: dict[str, Json]) -> Array:
         known = self._arrays.get(name)
-        if known is not None and all(a is b for a, b in zip(known[0], documents.values(), strict=False)):
+        if known is not None and _are_same_row(known[0], list(documents.values())):
             return known[1]
         array = (_parse_v3 if zarr_format == 3 else _parse_v2)(name, documents)
         self._arrays[name] = list(documents.values()), array
         return array
 
-    def _load(self, store: Mapping[str, bytes], key: str) -> Json | None:
-        data = store.get(key)
-        if data is None:
-            return None
-        known = self._documents.get(key)
-        if known is not None and known[0] == data:
-            return known[1]
-        document = json.loads(data)
-        if not isinstance(document, dict):
-            raise ValueError(f"{key} holds no JSON object")
-        self._documents[key] = data, document
-        return document
+    def _load(self, store: Mapping[str, bytes], keys: Iterable[str]) -> dict[str, Json]:
+        """Return the documents at those of `keys` that are there; the same object for the same bytes."""
+        loaded = {}
+        for key, data in read_many(store, keys).items():
+            if data is None:
+                continue
+            known = self._documents.get(key)
+            if known is None or known[0] != data:
+                document = json.loads(data)
+                if not isinstance(document, dict):
+                    raise ValueError(f"{key} holds no JSON object")
+                known = self._documents[key] = data, document
+            loaded[key] = known[1]
+        return loaded
 
 
-def _check_consolidated(consolidated: Json, path: str, documents: Mapping[str, Json], name: str) -> None:
-    """Raise `TargetError` if readers of the consolidated metadata see the array `path` otherwise than it is."""
+def _are_same(a: Mapping[str, object], b: Mapping[str, object]) -> bool:
+    return a.keys() == b.keys() and all(a[key] is b[key] for key in a)
+
+
+def _are_same_row(a: Sequence[object], b: Sequence[object]) -> bool:
+    return len(a) == len(b) and all(one is other for one, other in zip(a, b, strict=True))
+
+
+def _compare(consolidated: Mapping[str, Json], path: str, documents: Mapping[str, Json], name: str) -> None:
     for last, document in documents.items():
-        listed = consolidated.get(path if last == "zarr.json" else f"{path}/{last}") or {}
+        listed = consolidated[last]
+        if listed is document:
+            continue
         keys = document.keys() & WATCHED if last != ".zattrs" else document.keys() | listed.keys()
         for key in sorted(keys):
             if json.dumps(listed.get(key)) != json.dumps(document.get(key)):
@@ -132,14 +176,6 @@ def _check_consolidated(consolidated: Json, path: str, documents: Mapping[str, J
                     f"{name}: consolidated metadata is stale: {key} of {path!r} is {listed.get(key)!r} there, "
                     f"{document.get(key)!r} in {path}/{last}; {MEND}"
                 )
-
-
-def children_of(store: Mapping[str, bytes], prefix: str) -> Iterator[str]:
-    """Iterate over the names directly below the folder `prefix`; a plain mapping is searched whole."""
-    if hasattr(store, "children"):
-        yield from store.children(prefix)
-    else:
-        yield from dict.fromkeys(k[len(prefix) :].partition("/")[0] for k in store if k.startswith(prefix))
 
 
 def _parse_v2(name: str, documents: dict[str, Json]) -> Array:

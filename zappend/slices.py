@@ -87,8 +87,23 @@ class SliceVariable:
 
     def read(self, region: Region | None = None) -> Block:
         """Return the values in `region`, all of them by default; raise `SliceError` if they cannot be had."""
+        if region is None:
+            return self._values
+        if "_values" in self.__dict__ or self._is_in_memory:
+            return self._values[(*region, ...)]  # which makes an array of a single value, too
+        return self._read(self.data[region])
+
+    @cached_property
+    def _values(self) -> Block:
+        return self._read(self.data)
+
+    @property
+    def _is_in_memory(self) -> bool:
+        return bool(getattr(self.data, "_in_memory", False))  # xarray tells this under no public name
+
+    def _read(self, data: xr.Variable) -> Block:
         try:
-            return np.asarray(self.data.values if region is None else self.data[region].values)
+            return np.asarray(data.values)
         except Exception as error:
             # What a damaged file, or a lazy computation, raises is up to it.
             raise SliceError(
@@ -103,7 +118,7 @@ class SliceVariable:
         if self.dtype.kind != "O":
             return kind_of_type(self.dtype)
         first = self.read(tuple(slice(0, 1) for _ in self.dims))
-        return kind_of(self.read() if is_missing(first).all() else first)
+        return kind_of(self._read(self.data) if is_missing(first).all() else first)
 
     def stored(self, target: Encoding) -> Block:
         """Return all values as they are stored under `target`."""
@@ -133,6 +148,12 @@ class Slice:
     variables: Mapping[str, SliceVariable]
     coords: frozenset[str]
     attrs: Mapping[str, Any]
+
+    @cached_property
+    def structure(self) -> str:
+        """All but the values, as text; slices with the same structure fit the same cubes, or none of them does."""
+        variables = [(v.name, v.dims, v.shape, v.dtype, v.kind, v.attrs, v.source) for v in self.variables.values()]
+        return repr((dict(self.sizes), variables, sorted(self.coords)))
 
     def labelled(self, dim: str) -> SliceVariable | None:
         """Return the coordinate that labels `dim`, if there is one."""

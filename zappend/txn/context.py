@@ -155,7 +155,7 @@ class Transaction(TransactionStore):
         if not self._storage.conditional:  # there the decision itself is the proof
             self._lock.check()
         if not self._log.hot:
-            self._flush(())
+            self._flush((), (), {})
         self._log.decide(self._redo())
 
     def _is_undecided(self) -> bool:

@@ -55,8 +55,7 @@ class FolderArea(Area):
 
     def get(self, key: str) -> bytes | None:
         try:
-            with open(self._path(key), "rb", buffering=0) as file:
-                return file.readall()
+            return _content_of(self._path(key))
         except IsADirectoryError:
             return None
         except OSError as error:
@@ -325,6 +324,20 @@ class LocalStorage(FolderArea, Storage):
                         f"consolidated metadata would be bypassed; name that group as the target, and this as the group"
                     )
             above = os.path.dirname(above)
+
+
+def _content_of(path: str) -> bytes:
+    # The bare calls take half the time that a file object takes, which an append of small chunks feels.
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        left = os.fstat(fd).st_size
+        parts = []
+        while part := os.read(fd, max(left, 1)):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(fd)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _is_absence(error: OSError) -> bool:

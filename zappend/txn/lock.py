@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import getpass
 import json
 import os
@@ -186,6 +187,11 @@ def describe(holder: LockHolder) -> str:
 
 def this_process() -> LockHolder:
     """Return what a lock says of its holder, for the process that runs this."""
+    return {**_identity(os.getpid()), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+@functools.cache
+def _identity(pid: int) -> LockHolder:
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -193,10 +199,9 @@ def this_process() -> LockHolder:
     return {
         "user": user,
         "host": socket.gethostname(),
-        "pid": os.getpid(),
+        "pid": pid,
         "pid_namespace": _pid_namespace(),
         "boot": _boot_id(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -69,6 +69,7 @@ class ObjectStorage(Storage):
     """
 
     conditional = True
+    is_remote = True
 
     def __init__(
         self,

@@ -55,10 +55,10 @@ def check_key(key: object) -> str:
     """
     if not isinstance(key, str):
         raise TypeError(f"key must be a str, not {type(key).__name__}")
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\0" in key or "\\" in key:
+    within = f"/{key}/"
+    if "//" in within or "/./" in within or "/../" in within or "\0" in key or "\\" in key:
         raise ValueError(f"{key!r} is no key of a store: it must be a relative path such as 'a/0.0'")
-    if parts[0] == PLACE_PREFIX[:-1] or parts[-1].startswith(TEMP_PREFIX):
+    if within.startswith(f"/{PLACE_PREFIX}") or key.rpartition("/")[2].startswith(TEMP_PREFIX):
         raise ValueError(f"{key!r} lies where zappend keeps its undo log and temporary files")
     return key
 
@@ -188,11 +188,14 @@ class Storage(Area):
         The area of the log; empty after a clean end.
     conditional
         Whether each write names the state that it replaces, so that it can undo no change of others.
+    is_remote
+        Whether calls wait for a network, so that those of a batch are made side by side.
     """
 
     name: str
     place: Area
     conditional: bool = False
+    is_remote: bool = False
 
     @abstractmethod
     def in_use(self) -> bool:

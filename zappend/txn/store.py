@@ -72,6 +72,11 @@ class TransactionStore(MutableMapping[str, bytes]):
         self._gone: dict[str, None] = {}
         self._gone_prefixes: dict[str, None] = {}
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether many keys written together by `update` cost hardly more time than one."""
+        return self._storage.is_remote
+
     # Reading.
 
     def __getitem__(self, key: str) -> bytes:
@@ -80,6 +85,17 @@ class TransactionStore(MutableMapping[str, bytes]):
         if value is None:
             raise KeyError(key)
         return value
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+        """Return the value of each of `keys`, ``None`` for one that is not there; asks a store with latency once."""
+        self._check_usable()
+        keys = [check_key(key) for key in keys]
+        unread = [key for key in keys if not (self._is_overlaid(key) or key in self._seen)]
+        found = self._storage.get_many(unread) if unread else {}
+        for key, value in found.items():
+            if is_document(key):
+                self._seen.setdefault(key, value)
+        return {key: found[key] if key in found and not is_document(key) else self._read(key) for key in keys}
 
     def __contains__(self, key: object) -> bool:
         self._check_usable()
@@ -119,6 +135,10 @@ class TransactionStore(MutableMapping[str, bytes]):
         if self._is_gone(key):
             return None
         return self._document(key) if is_document(key) else self._storage.get(key)
+
+    def _is_overlaid(self, key: str) -> bool:
+        """Tell whether what this transaction did to `key` hides what the target has there."""
+        return key in self._held or key in self._staged or self._is_gone(key)
 
     def _is_there(self, key: str) -> bool:
         if key in self._held or key in self._staged:
@@ -181,7 +201,9 @@ class TransactionStore(MutableMapping[str, bytes]):
                 del self._gone_prefixes[inner]
             self._gone_prefixes[prefix] = None
 
-    def log_ahead(self, new: Collection[str], changed: Collection[str] = ()) -> None:
+    def log_ahead(
+        self, new: Collection[str], changed: Collection[str] = (), known: Mapping[str, bytes] | None = None
+    ) -> None:
         """Log the originals of all keys that are going to be written, in one object, however many they are.
 
         Parameters
@@ -191,6 +213,8 @@ class TransactionStore(MutableMapping[str, bytes]):
             shape of an array that exists, or chunks and documents of an array whose folder is empty.
         changed
             Keys whose value is read and logged.
+        known
+            Values of some of these, as this transaction has read them, which are logged without reading them again.
         """
         keys = dict.fromkeys(check_key(key) for key in (*new, *changed))
         with self._writing(keys):
@@ -204,7 +228,7 @@ class TransactionStore(MutableMapping[str, bytes]):
                 self._storage.expect_absent(documents)
                 self._flushing = True
             unseen = set(new).difference(changed)
-            self._lead(todo, [key for key in todo if key in unseen])
+            self._lead(todo, [key for key in todo if key in unseen], known)
 
     def _write(self, values: Mapping[str, Value]) -> None:
         with self._writing(values):
@@ -259,16 +283,16 @@ class TransactionStore(MutableMapping[str, bytes]):
             self._lead(group)
             missing = [key for key in missing if key not in self._logged]
 
-    def _lead(self, keys: Collection[str], new: Collection[str] = ()) -> None:
+    def _lead(self, keys: Collection[str], new: Collection[str] = (), known: Mapping[str, bytes] | None = None) -> None:
         try:
             if keys:
-                self._flush(keys, new)
+                self._flush(keys, new, known or {})
         finally:
             with self._guard:
                 self._flushing = False
                 self._guard.notify_all()
 
-    def _flush(self, keys: Collection[str], new: Collection[str] = ()) -> None:
+    def _flush(self, keys: Collection[str], new: Collection[str], known: Mapping[str, bytes]) -> None:
         try:
             if not self._log.hot:
                 self._log.fingerprint(self._root())
@@ -276,7 +300,7 @@ class TransactionStore(MutableMapping[str, bytes]):
             changed = [key for key in keys if key not in unseen]
             self._storage.expect_absent(new)
             folders = [f for f in self._storage.missing_folders(keys) if f not in self._folders]
-            self._log.add(self._pre_images(new, changed), folders)
+            self._log.add(self._pre_images(new, changed, known), folders)
             self._folders.update(folders)
             self._logged.update(keys)
         except BaseException as error:
@@ -289,10 +313,11 @@ class TransactionStore(MutableMapping[str, bytes]):
         root = {first: self._document(first)}
         return root if root[first] is not None else root | {key: self._document(key) for key in others}
 
-    def _pre_images(self, new: Iterable[str], changed: Iterable[str]) -> Iterator[PreImage]:
+    def _pre_images(self, new: Iterable[str], changed: Iterable[str], known: Mapping[str, bytes]) -> Iterator[PreImage]:
         for key in new:
             yield key, None
-        rest = iter(changed)
+        yield from ((key, known[key]) for key in changed if key in known)
+        rest = (key for key in changed if key not in known)
         while some := list(islice(rest, READ_TOGETHER)):
             yield from self._storage.get_many(some).items()
 
