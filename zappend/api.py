@@ -176,7 +176,7 @@ def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appe
         return _appended(new, None)
     above = _above(view, group, plan)
     data = (write for write in plan.writes if write.axis is not None and len(write.array.dims) > 1)
-    view.forget(cube.key(chunk.key) for write in data for chunk in write.chunks())
+    view.forget(cube.key(chunk.key) for write in data for chunk in write.chunks)
     written = appender.carry_out(plan, cube)
     view.update(above)
     return _appended(new, plan, *written)

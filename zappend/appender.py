@@ -6,7 +6,7 @@ The mapping is any `MutableMapping` of keys to bytes; that it is a transaction i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import prod
@@ -110,7 +110,7 @@ class Appender:
             constants, tail, known = self._arrays.read(store, regions), None, {}
         plan = plan_append(fit, new, self._settings, tail, dict(zip(names, constants, strict=True)), known)
         self._reader.learn(plan.cube, plan.documents)
-        self._fit = fit.grown(plan.cube, plan.stop)
+        self._fit = plan.fit
         return plan
 
     def _constants(self, cube: Cube, new: Slice) -> list[Array]:
@@ -160,8 +160,7 @@ class Appender:
         SliceError
             If a value of the slice cannot be stored. Chunks may have been written then, but no document.
         """
-        for write in plan.writes:
-            self._arrays.codec(write.array)  # refuses codecs before the first write
+        codecs = [self._arrays.codec(write.array) for write in plan.writes]  # refused before the first write
         batch = _Batch(store)
         together = getattr(store, "is_remote", False)  # then a thread that encodes must not wait for an answer
         sizes: list[int | None] = []
@@ -181,7 +180,7 @@ class Appender:
             return encoded
 
         try:
-            for job in self._jobs(plan):
+            for job in self._jobs(plan, codecs):
                 if self._pool is None and not together:
                     sizes.append(work(job).size)
                     continue
@@ -205,22 +204,21 @@ class Appender:
         written = [size for size in sizes if size is not None]
         return len(written), sum(written)
 
-    def _jobs(self, plan: Plan) -> Iterator[_Job]:
-        for write in plan.writes:
+    def _jobs(self, plan: Plan, codecs: Sequence[ChunkCodec]) -> Iterator[_Job]:
+        for write, codec in zip(plan.writes, codecs, strict=True):
             variable = plan.new.variables[write.array.name]
             for box in _boxes(write, variable):
                 region = write.region(box)
                 values = variable.read(region) if write.stored is None else write.stored[region]
-                for chunk in write.chunks(box):
+                for chunk in write.chunks if box == write.grid else write.chunks_in(box):
                     inner: tuple[Any, ...] = tuple(
                         slice(part.start - side.start, part.stop - side.start)
                         for part, side in zip(chunk.in_slice, region, strict=True)
                     )
-                    yield _Job(write, chunk, values[(*inner, ...)])
+                    yield _Job(write, chunk, codec, values[(*inner, ...)])
 
     def _encode(self, job: _Job, plan: Plan, store: Mapping[str, bytes]) -> _Encoded:
-        write, chunk, array = job.write, job.chunk, job.write.array
-        codec = self._arrays.codec(array)
+        write, chunk, codec, array = job.write, job.chunk, job.codec, job.write.array
         stored = self._stored(job, plan.new)
         old = plan.known.get(chunk.key) or store.get(chunk.key) if chunk.keeps else None
         if stored.shape != array.chunks:
@@ -265,6 +263,7 @@ class _Job:
 
     write: ArrayWrite
     chunk: ChunkWrite
+    codec: ChunkCodec
     values: Block
 
     @property

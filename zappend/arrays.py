@@ -52,21 +52,28 @@ class ArrayReader:
         return known
 
     def read(self, store: Mapping[str, bytes], regions: Sequence[tuple[Array, Box]]) -> list[Block]:
-        """Return the stored values of each array in its region, one range a dimension."""
-        blocks = [np.full([len(side) for side in region], array.padding, array.dtype) for array, region in regions]
+        """Return the stored values of each array in its region, one range a dimension; nobody is to change them."""
+        blocks: list[Block | None] = [None] * len(regions)
         parts = (
-            (array, region, block, index)
-            for (array, region), block in zip(regions, blocks, strict=True)
+            (i, index, array.chunk_key(index))
+            for i, (array, region) in enumerate(regions)
             for index in _chunk_indices(array, region)
         )
         while some := list(islice(parts, READ_TOGETHER)):
-            found = read_many(store, [array.chunk_key(index) for array, _, _, index in some])
-            for array, region, block, index in some:
-                key = array.chunk_key(index)
-                if (data := found[key]) is not None:
+            found = read_many(store, [key for _, _, key in some])
+            for i, index, key in some:
+                array, region = regions[i]
+                data, block = found[key], blocks[i]
+                values = None if data is None else self.decode(array, key, data)
+                if values is not None and values.shape == array.shape == tuple(map(len, region)):
+                    blocks[i] = values
+                    continue
+                if block is None:
+                    block = blocks[i] = _missing(array, region)
+                if values is not None:
                     source, target = _overlap(array, region, index)
-                    block[target] = self.decode(array, key, data)[source]
-        return blocks
+                    block[target] = values[source]
+        return [_missing(*region) if block is None else block for region, block in zip(regions, blocks, strict=True)]
 
     def decode(self, array: Array, key: str, data: bytes) -> Block:
         """Return the values of the chunk that has the bytes `data` at `key`; they are not to be written to."""
@@ -89,6 +96,10 @@ class ArrayReader:
         """Return the bytes of those chunks in `region` that were read and are kept."""
         keys = (array.chunk_key(index) for index in _chunk_indices(array, region))
         return {key: self._kept[key][0] for key in keys if key in self._kept}
+
+
+def _missing(array: Array, region: Box) -> Block:
+    return np.full([len(side) for side in region], array.padding, array.dtype)
 
 
 def _chunk_indices(array: Array, region: Box) -> Iterator[tuple[int, ...]]:

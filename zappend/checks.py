@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zappend.cf import to_stored
 from zappend.config import Settings
 from zappend.datatypes import Block
 from zappend.encoding import STANDARD_CALENDARS, Encoding, encoding_attrs, same
@@ -19,7 +20,7 @@ from zappend.metadata import Array, Cube
 from zappend.slices import Slice, SliceVariable
 
 __all__ = [
-    "constant_problems",
+    "compare_constants",
     "cube_size",
     "filled",
     "following_labels",
@@ -205,22 +206,49 @@ def _meaning_problems(variable: SliceVariable, array: Array, *, is_grid_mapping:
     ]
 
 
-def constant_problems(new: Slice, encodings: Mapping[str, Encoding], constants: Mapping[str, Block]) -> list[str]:
-    """Compare what does not depend on the append dimension with the stored `constants`."""
-    problems = []
+def compare_constants(
+    new: Slice,
+    encodings: Mapping[str, Encoding],
+    constants: Mapping[str, Block],
+    before: Mapping[str, tuple[Block, Block]],
+) -> tuple[dict[str, tuple[Block, Block]], list[str]]:
+    """Compare what does not depend on the append dimension with the stored `constants`.
+
+    Returns
+    -------
+    equal
+        The values of the slice, and those to which they are equal, by name. Given as `before`, it spares comparing the
+        same with the same again.
+    problems
+        What is not equal.
+    """
+    equal, problems = {}, []
     for name, expected in constants.items():
+        variable, encoding = new.variables[name], encodings[name]
+        values = variable.read()
+        if name in before and all(map(_are_identical, before[name], (values, expected))):
+            equal[name] = before[name]
+            continue
         try:
-            found = new.variables[name].stored(encodings[name])
+            found = to_stored(values, variable.source, encoding)
         except EncodingError as error:
             problems.append(f"variable {name!r}: {error}")
             continue
-        is_grid = new.variables[name].dims == (name,)
-        if (where := _difference(found, expected, encodings[name], new.variables[name].dtype, is_grid)) is not None:
-            index, values = where, (found[where], expected[where])
+        if (where := _difference(found, expected, encoding, variable.dtype, variable.dims == (name,))) is None:
+            equal[name] = values.copy(), expected  # a user may reuse the array for the next slice
+        else:
             problems.append(
-                f"variable {name!r} is not that of the target: {values[0]} at index {list(index)}, expected {values[1]}"
+                f"variable {name!r} is not that of the target: {found[where]} at index {list(where)}, "
+                f"expected {expected[where]}"
             )
-    return problems
+    return equal, problems
+
+
+def _are_identical(a: Block, b: Block) -> bool:
+    """Tell whether two blocks hold the same bytes; of objects that is not known."""
+    if a is b:
+        return True
+    return a.dtype == b.dtype and a.dtype != object and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _difference(

@@ -18,7 +18,7 @@ from zappend.variables import sizes_of
 
 __all__ = ["choose_shapes", "warn_of_sizes"]
 
-LABELS_PER_CHUNK = 131072
+LABELS_PER_CHUNK = 16384
 """Labels, or elements of their bounds, in one chunk of a new cube: few chunks to read, and 1 MiB to write."""
 
 SMALLEST_CHUNK, BEST_CHUNK, LARGEST_CHUNK = 2**18, 2**24, 2**26

@@ -179,7 +179,8 @@ def _plain(value: Any) -> Any:
         return value
     if values.dtype.kind in "mM" and values.size == 1:
         return values.reshape(-1)[0]  # as a Python value it would be a bare number, or lose its unit
-    return values.reshape(-1)[0].item() if values.size == 1 else values.tolist()
+    value = values.reshape(-1)[0].item() if values.size == 1 else values.tolist()
+    return math.nan if isinstance(value, float) and math.isnan(value) else value  # one object, which equals itself
 
 
 def _fitting(value: Any, attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> Any:

@@ -7,11 +7,12 @@ compared once holds for the next one, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from zappend.agreement import check_encodings
 from zappend.checks import cube_size, refuse, structure_problems
 from zappend.config import Settings
+from zappend.datatypes import Block
 from zappend.encoding import Encoding
 from zappend.errors import UsageError
 from zappend.metadata import Cube, encodings_of
@@ -35,20 +36,19 @@ class Fit:
         How many labels the cube has.
     encodings
         How each array stores its values.
+    constants
+        Values of the last slice that do not depend on the append dimension, and the stored ones that they are equal to.
     """
 
     cube: Cube
-    structure: str
+    structure: tuple[object, ...]
     size: int
     encodings: Mapping[str, Encoding]
+    constants: Mapping[str, tuple[Block, Block]]
 
     def holds_for(self, cube: Cube, new: Slice) -> bool:
         """Tell whether `cube` is the same object, and `new` has this structure."""
         return cube is self.cube and new.structure == self.structure
-
-    def grown(self, cube: Cube, size: int) -> Fit:
-        """Return that the slices fit `cube`, too, which is this one with `size` labels."""
-        return replace(self, cube=cube, size=size)
 
 
 def fit_to(cube: Cube, new: Slice, settings: Settings) -> Fit:
@@ -71,4 +71,4 @@ def fit_to(cube: Cube, new: Slice, settings: Settings) -> Fit:
     check_names(settings, cube.arrays, "the target")
     check_encodings(cube, new, encodings, settings)
     refuse(new, structure_problems(cube, new, encodings, settings))
-    return Fit(cube, new.structure, size, encodings)
+    return Fit(cube, new.structure, size, encodings, {})

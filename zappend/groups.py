@@ -60,6 +60,8 @@ class GroupMapping(MutableMapping[str, bytes]):
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
         """Return the value of each of `keys`, ``None`` for one that is not there."""
+        if not self._prefix:
+            return read_many(self._store, keys)
         found = read_many(self._store, [self._prefix + key for key in keys])
         return {key[len(self._prefix) :]: value for key, value in found.items()}
 
@@ -87,6 +89,8 @@ def documents_above(
     TargetError
         If something above the cube is no group, or one of another format.
     """
+    if not group:
+        return {}
     changed = {f"{group}/{key}": json.loads(value) for key, value in documents.items()}
     out: dict[str, bytes] = {}
     path = group

@@ -7,6 +7,7 @@ a negative scale factor, in the opposite one.
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Step:
         self.nanoseconds = nanoseconds
 
 
+@lru_cache(maxsize=16)
 def parse_step(step: str | float | None) -> Step | None:
     """Return what the setting ``append_step`` says, ``None`` if it is not set or ``any``.
 
@@ -94,6 +96,8 @@ def label_faults(labels: Block, encoding: Encoding) -> list[str]:
         more = int(np.count_nonzero(missing)) - 1
         others = f" (and {more} more)" if more else ""
         return [f"label {int(np.argmax(missing))}{others} is missing: it is NaN, NaT or the fill value"]
+    if len(labels) == 1:
+        return []
     faults = []
     numbers = _as_meant(labels, encoding)
     order = np.argsort(numbers, kind="stable")

@@ -89,8 +89,10 @@ class Array:
     def resized(self, axis: int, size: int) -> Array:
         """Return this array with `size` along `axis`."""
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
-        changed = {"zarr.json" if self.zarr_format == 3 else ".zarray": {**self.document, "shape": list(shape)}}
-        return replace(self, shape=shape, documents={**self.documents, **changed})
+        last = "zarr.json" if self.zarr_format == 3 else ".zarray"
+        documents = {**self.documents, last: {**self.documents[last], "shape": list(shape)}}
+        unchanged = (self.chunks, self.dims, self.dtype, self.fill_value, self.attrs)
+        return Array(self.name, self.zarr_format, shape, *unchanged, documents)
 
     def encodes_like(self, other: Array) -> bool:
         """Tell whether chunks of both have the same shape and codecs; the arrays may differ in size."""

@@ -15,7 +15,7 @@ from itertools import product
 
 from zappend.agreement import check_followed
 from zappend.checks import (
-    constant_problems,
+    compare_constants,
     filled,
     following_labels,
     own_problems,
@@ -98,9 +98,14 @@ class ArrayWrite:
             for axis, (size, chunk) in enumerate(zip(self.array.shape, self.array.chunks, strict=True))
         )
 
-    def chunks(self, box: tuple[range, ...] | None = None) -> Iterator[ChunkWrite]:
-        """Iterate over the chunks in `box`, all of `grid` by default."""
-        for index in product(*(box or self.grid)):
+    @cached_property
+    def chunks(self) -> tuple[ChunkWrite, ...]:
+        """All chunks in `grid`."""
+        return tuple(self.chunks_in(self.grid))
+
+    def chunks_in(self, box: tuple[range, ...]) -> Iterator[ChunkWrite]:
+        """Iterate over the chunks in `box`."""
+        for index in product(*box):
             in_chunk, in_slice = [], []
             for axis, (i, size, chunk) in enumerate(zip(index, self.array.shape, self.array.chunks, strict=True)):
                 offset, begin = self._offset(axis), i * chunk
@@ -142,6 +147,8 @@ class Plan:
         The cube as it will be.
     known
         Bytes of chunks as they are, of some that will change.
+    fit
+        That slices with the same structure fit the cube as it will be; ``None`` if that is not known.
     """
 
     creates: bool
@@ -152,6 +159,7 @@ class Plan:
     documents: Mapping[str, bytes]
     cube: Cube
     known: Mapping[str, bytes]
+    fit: Fit | None
 
     def keys(self) -> tuple[list[str], list[str]]:
         """Return the keys that no reader can see yet, and those of chunks of which a part is visible, and stays.
@@ -161,7 +169,7 @@ class Plan:
         new: list[str] = []
         changed: list[str] = []
         for write in self.writes:
-            for chunk in write.chunks():
+            for chunk in write.chunks:
                 (changed if chunk.keeps else new).append(chunk.key)
         if self.creates:
             new += [key for key in self.documents if "/" in key]
@@ -212,7 +220,7 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
         problems += size_problems(cube, new, dim, 0, size, settings)
     refuse(new, problems)
     warn_of_sizes(arrays.values(), dim, labels_and_bounds)
-    return Plan(True, 0, size, new, tuple(writes), cube.documents(arrays, created=True), cube, {})
+    return Plan(True, 0, size, new, tuple(writes), cube.documents(arrays, created=True), cube, {}, None)
 
 
 def plan_append(
@@ -249,7 +257,7 @@ def plan_append(
     size = new.sizes[dim]
     new = filled(cube, new, encodings, dim)
     labels = new.labelled(dim)
-    problems = constant_problems(new, encodings, constants)
+    equal, problems = compare_constants(new, encodings, constants, fit.constants)
     stored, more = following_labels(new, settings, encodings.get(dim) if labels else None, tail)
     problems += more
     problems += size_problems(cube, new, dim, fit.size, size, settings)
@@ -268,7 +276,8 @@ def plan_append(
         kept = cube.attrs if settings.attrs_update_mode == "update" else {}
         grown = grown.with_attrs({**kept, **new.attrs})
     documents = grown.documents(arrays, attrs_changed=grown.attrs != cube.attrs)
-    return Plan(False, fit.size, fit.size + size, new, tuple(writes), documents, grown, known)
+    next_fit = Fit(grown, fit.structure, fit.size + size, encodings, equal)
+    return Plan(False, fit.size, fit.size + size, new, tuple(writes), documents, grown, known, next_fit)
 
 
 def _warn_of_shards(new: Slice, writes: list[ArrayWrite], size: int) -> None:

@@ -90,7 +90,9 @@ class SliceVariable:
         if region is None:
             return self._values
         if "_values" in self.__dict__ or self._is_in_memory:
-            return self._values[(*region, ...)]  # which makes an array of a single value, too
+            whole: tuple[Any, ...] = (*region, ...)  # with the dots a single value is an array, too
+            part: Block = self._values[whole]
+            return part
         return self._read(self.data[region])
 
     @cached_property
@@ -150,10 +152,10 @@ class Slice:
     attrs: Mapping[str, Any]
 
     @cached_property
-    def structure(self) -> str:
-        """All but the values, as text; slices with the same structure fit the same cubes, or none of them does."""
-        variables = [(v.name, v.dims, v.shape, v.dtype, v.kind, v.attrs, v.source) for v in self.variables.values()]
-        return repr((dict(self.sizes), variables, sorted(self.coords)))
+    def structure(self) -> tuple[object, ...]:
+        """All but the values: slices that are equal in this fit the same cubes, or none of them does."""
+        described = {v.name: (v.dims, v.shape, v.dtype, v.kind, v.attrs, v.source) for v in self.variables.values()}
+        return self.sizes, described, self.coords
 
     def labelled(self, dim: str) -> SliceVariable | None:
         """Return the coordinate that labels `dim`, if there is one."""
@@ -200,21 +202,11 @@ def open_slice(item: Any, index: int = 0, settings: Settings | None = None) -> I
 
 
 def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
-    from xarray.conventions import encode_dataset_coordinates
-
-    try:
-        variables, attrs = encode_dataset_coordinates(dataset)
-    except ValueError as error:
-        # xarray finds the same attribute twice: among the attributes, and in .encoding.
-        raise SliceError(f"slice {name}: {first_line(error).rstrip('.')}; delete one of them") from error
-    for variable in variables.values():
-        # Where xarray keeps them when it was told to take all related variables for coordinates.
-        related = {key: variable.encoding[key] for key in RELATED if key in variable.encoding}
-        variable.attrs = {**related, **variable.attrs}
+    variables, attrs = _with_coordinates_named(dataset, name)
     coords = {str(coord) for coord in dataset.coords}
     for holder in (attrs, *(variable.attrs for variable in variables.values())):
         coords.update(str(holder.get("coordinates", "")).split())
-    described = {str(key): _describe(str(key), variable, name) for key, variable in variables.items()}
+    described = {key: _describe(key, variable, name) for key, variable in variables.items()}
     _share_time_units(described, name)
     return Slice(
         name,
@@ -223,6 +215,31 @@ def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
         frozenset(coords & described.keys()),
         {str(key): _to_json(value) for key, value in attrs.items()},
     )
+
+
+def _with_coordinates_named(dataset: xr.Dataset, name: str) -> tuple[dict[str, xr.Variable], Mapping[Any, Any]]:
+    """Return the variables and the attributes of `dataset`, which say what coordinates it has, as in a file."""
+    variables: Mapping[Any, xr.Variable] = dataset.variables
+    attrs: Mapping[Any, Any] = dataset.attrs
+    if not set(dataset.coords) <= set(dataset.dims) or any(
+        "coordinates" in variable.encoding or "coordinates" in variable.attrs for variable in variables.values()
+    ):
+        from xarray.conventions import encode_dataset_coordinates
+
+        try:
+            variables, attrs = encode_dataset_coordinates(dataset)
+        except ValueError as error:
+            # xarray finds the same attribute twice: among the attributes, and in .encoding.
+            raise SliceError(f"slice {name}: {first_line(error).rstrip('.')}; delete one of them") from error
+    out = {}
+    for key, variable in variables.items():
+        # Where xarray keeps them when it was told to take all related variables for coordinates.
+        related = {word: variable.encoding[word] for word in RELATED if word in variable.encoding}
+        if related:
+            variable = variable.copy(deep=False)
+            variable.attrs = {**related, **variable.attrs}
+        out[str(key)] = variable
+    return out, attrs
 
 
 def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariable:

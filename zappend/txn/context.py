@@ -145,7 +145,7 @@ class Transaction(TransactionStore):
             raise TransactionClosed(
                 f"cannot commit to {self._storage.name}: a write failed ({self._failure!r})"
             ) from self._failure
-        self._storage.check_room([*self._held, *self._staged])
+        self._storage.check_room([*(key for key in self._held if self._seen[key] is None), *self._staged])
         self._storage.sync()
         if changed := self._foreign_changes():
             raise TargetError(

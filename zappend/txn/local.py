@@ -152,15 +152,21 @@ class FolderArea(Area):
             fd = self._files.open(temp, flags)
         try:
             self._files.write(fd, value)
-            with contextlib.suppress(*NOT_THERE):
-                mode = stat.S_IMODE(os.stat(path).st_mode)
-                if mode != stat.S_IMODE(os.fstat(fd).st_mode):
-                    self._files.chmod(fd, mode)
+            self._keep_rights(path, fd)
             if self._sync_files:
                 self._files.fsync(fd)
         finally:
             self._files.close(fd)
         return temp
+
+    def _keep_rights(self, path: str, fd: int) -> None:
+        """Give the file `fd` the rights of the file at `path`, which it is to replace, if there is one."""
+        try:
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+        except NOT_THERE:
+            return
+        if mode != stat.S_IMODE(os.fstat(fd).st_mode):
+            self._files.chmod(fd, mode)
 
     def _make_folder(self, folder: str) -> None:
         try:
@@ -331,13 +337,15 @@ def _content_of(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY)
     try:
         left = os.fstat(fd).st_size
-        parts = []
-        while part := os.read(fd, max(left, 1)):
+        data = os.read(fd, left)
+        if len(data) == left:
+            return data
+        parts = [data]  # the system gives no more than 2 GiB at a time, and some less
+        while part := os.read(fd, 2**30):
             parts.append(part)
-            left -= len(part)
+        return b"".join(parts)
     finally:
         os.close(fd)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _is_absence(error: OSError) -> bool:
