@@ -6,8 +6,9 @@ The mapping is any `MutableMapping` of keys to bytes; that it is a transaction i
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import prod
 from types import TracebackType
@@ -164,14 +165,14 @@ class Appender:
         batch = _Batch(store)
         together = getattr(store, "is_remote", False)  # then a thread that encodes must not wait for an answer
         sizes: list[int | None] = []
-        running: set[Future[_Encoded]] = set()
+        running: deque[Future[_Encoded]] = deque()
 
-        def finish(done: Iterable[Future[_Encoded]]) -> None:
-            for future in done:
-                encoded = future.result()
-                sizes.append(encoded.size)
-                if together:
-                    batch.add(encoded)
+        def finish_first() -> None:
+            encoded = running[0].result()
+            running.popleft()
+            sizes.append(encoded.size)
+            if together:
+                batch.add(encoded)
 
         def work(job: _Job) -> _Encoded:
             encoded = self._encode(job, plan, store)
@@ -189,11 +190,11 @@ class Appender:
                     sizes.append(encoded.size)
                     batch.add(encoded)
                     continue
-                running.add(self._pool.submit(work, job))
-                if len(running) >= self._in_flight:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    finish(done)
-            finish(running)
+                if len(running) == self._in_flight:
+                    finish_first()
+                running.append(self._pool.submit(work, job))
+            while running:
+                finish_first()
             batch.flush()
         except BaseException:
             for future in running:
@@ -309,7 +310,7 @@ def _whole(array: Array) -> Box:
     return tuple(range(size) for size in array.shape)
 
 
-def _wait_for(running: set[Future[Any]]) -> None:
+def _wait_for(running: Iterable[Future[Any]]) -> None:
     """Return when nobody writes any more, so that the caller can undo what was written, however often interrupted."""
     while True:
         try:
