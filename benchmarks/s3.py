@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.append import Appending
 from benchmarks.contestants import Xarray, Zappend, check, start
 from benchmarks.measure import ROOT, Setting, alternate
-from benchmarks.table import Goal, Table, ratios, table_of
+from benchmarks.table import Goal, Table, table_of
 from benchmarks.works import Work
 
 LATENCY = 0.02
@@ -47,7 +47,7 @@ def run(setting: Setting) -> list[Table]:
 
 
 def measure(work: Work, server: Any, s3server: Any, setting: Setting) -> Table:
-    options = server.storage_options()
+    options = {**server.storage_options(), "skip_instance_cache": False}  # one client, as whoever appends again has it
     makers = {name: partial(maker, storage_options=options) for name, maker in MAKERS.items()}
     contestants = start(makers, f"s3://{s3server.BUCKET}", work, setting.tell)
     appending = {name: Appending(contestant) for name, contestant in contestants.items()}
