@@ -48,7 +48,7 @@ def main(
     """Measure zappend beside its peers: all benchmarks, or those that are named."""
     if unknown := sorted(set(names) - set(NAMES)):
         raise click.UsageError(f"there is no benchmark {unknown[0]!r}, only {', '.join(NAMES)}")
-    console = Console(width=130)
+    console = Console(width=130, markup=False, highlight=False)
     folder = folder or Path(tempfile.gettempdir())
     memory_folder = memory_folder or (MEMORY if MEMORY.is_dir() else folder)
     setting = Setting(folder.resolve(), memory_folder.resolve(), 2 if quick else rounds, quick, console.print)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from benchmarks.measure import Times
 
@@ -45,10 +46,10 @@ class Table:
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left", no_wrap=not number)
         for row in self.rows:
-            table.add_row(*(f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in row))
+            table.add_row(*(f"{cell:,.2f}" if isinstance(cell, float) else Text(str(cell)) for cell in row))
         console.print(table)
         for goal in self.goals:
-            console.print(f"  {goal}", style=None if goal.reached else "red", highlight=False)
+            console.print(f"  {goal}", style=None if goal.reached else "red")
         console.print()
 
     def json(self) -> dict[str, Any]:
