@@ -33,7 +33,7 @@ MEMORY = Path("/dev/shm")
     help="Where cubes lie in memory; /dev/shm where it is there.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Runs of each that count.")
-@click.option("--quick", is_flag=True, help="The smallest works, two rounds, to see that all is in order.")
+@click.option("--quick", is_flag=True, help="The smallest works, two rounds at most, to see that all is in order.")
 @click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all seconds here, too."
 )

@@ -22,7 +22,7 @@ with transaction(target) as txn:
 
 def run(setting: Setting) -> list[Table]:
     chunks, size = (10, 1000) if setting.quick else (1000, 100_000)
-    setting = setting.few(5)
+    setting = setting.few(1 if setting.quick else 5)
     with place(setting.memory_folder) as memory, place(setting.folder) as disk:
         runs: dict[str, Run] = {}
         for where, folder in (("in memory", memory), ("on a disk", disk)):
