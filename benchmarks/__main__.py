@@ -52,7 +52,7 @@ def main(
     folder = folder or Path(tempfile.gettempdir())
     memory_folder = memory_folder or (MEMORY if MEMORY.is_dir() else folder)
     setting = Setting(folder.resolve(), memory_folder.resolve(), 2 if quick else rounds, quick, console.print)
-    about = {"versions": versions(), "machine": machine(), "rounds": setting.rounds, "quick": quick}
+    about: dict[str, Any] = {"versions": versions(), "machine": machine(), "rounds": setting.rounds, "quick": quick}
     console.print(" · ".join(f"{name} {value}" for name, value in {**about["versions"], **about["machine"]}.items()))
     found: dict[str, list[dict[str, Any]]] = {}
     for name in names or NAMES:

@@ -78,7 +78,7 @@ class Zarr(Contestant):
         super().__init__(target, work)
         Xarray(target, work, zarr_format)
         self.group = zarr.open_group(target, mode="r+", use_consolidated=False)
-        self.arrays = {name: self.group[name] for name in (*work.names, "time")}
+        self.arrays: dict[str, Any] = {name: self.group[name] for name in (*work.names, "time")}
 
     def append(self, slices: Sequence[xr.Dataset]) -> None:
         for one in slices:
@@ -217,7 +217,7 @@ def sync_folder(path: str) -> None:
 
 def hours(one: xr.Dataset) -> np.ndarray[Any, Any]:
     """Return the labels as they are stored."""
-    since = np.datetime64(UNITS.removeprefix("hours since "), "ns")
+    since: Any = np.datetime64(UNITS.removeprefix("hours since "), "ns")
     return (one.time.values - since) // np.timedelta64(1, "h")
 
 
@@ -259,7 +259,7 @@ def check(contestants: Mapping[str, Contestant], work: Work, steps: int) -> None
     for name, contestant in contestants.items():
         contestant.finish()
         where = {"store": contestant.store(), "storage_options": contestant.options.get("storage_options")}
-        group = zarr.open_group(mode="r", **where)
+        group: Any = zarr.open_group(mode="r", **where)
         for key in work.names:
             assert group[key].chunks == (1, *work.chunk), f"{name} has chunks {group[key].chunks}"
             assert codec_of(group[key]) == BLOSC, f"{name} has the codec {codec_of(group[key])}"

@@ -60,7 +60,7 @@ class Grown(Zappend):
             rest = (work.slice(i, min(at_once, steps - i)) for i in range(1, steps, at_once))
             zappend.append(target, rest, slice_size="aligned", **options)
             return
-        group = zarr.open_group(target, mode="r+", use_consolidated=False)
+        group: Any = zarr.open_group(target, mode="r+", use_consolidated=False)
         for name in (*work.names, "time"):
             group[name].resize((steps, *group[name].shape[1:]))
         group["time"][:] = np.arange(steps)

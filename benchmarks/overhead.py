@@ -22,7 +22,7 @@ def run(setting: Setting) -> list[Table]:
     for name, (keys, size) in (QUICK if setting.quick else SIZES).items():
         with place(setting.memory_folder) as folder:
             writes: dict[str, Write] = {
-                "dict": {}.update,
+                "dict": partial(plainly, {}),
                 "dict, txn[key] = …": partial(one_by_one, {}),
                 "dict, txn.update(…)": partial(together, {}),
                 "files": partial(to_files, folder / "plain"),
@@ -38,6 +38,10 @@ def run(setting: Setting) -> list[Table]:
 def prepare(write: Write, keys: int, value: bytes, number: int) -> Timed:
     """Return the write of keys that are new in each round."""
     return partial(write, {f"array/{number}.{i}": value for i in range(keys)})
+
+
+def plainly(target: dict[str, bytes], items: dict[str, bytes]) -> None:
+    target.update(items)
 
 
 def one_by_one(target: MutableMapping[str, bytes] | Path, items: dict[str, bytes], **options: Any) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.append import Appending
-from benchmarks.contestants import Xarray, Zappend, check, start
+from benchmarks.contestants import Maker, Xarray, Zappend, check, start
 from benchmarks.measure import ROOT, Setting, alternate
 from benchmarks.table import Goal, Table, table_of
 from benchmarks.works import Work
@@ -25,7 +25,7 @@ MANY = Work("48 chunks", 3, (256, 256), (64, 64))
 SOME = Work("4 chunks", 1, (64, 64), (32, 32))
 
 ME = "zappend 2"
-MAKERS = {
+MAKERS: dict[str, Maker] = {
     ME: partial(Zappend, zarr_format=2),
     "zappend 3": partial(Zappend, zarr_format=3),
     "xarray 2": partial(Xarray, zarr_format=2),

@@ -12,8 +12,9 @@ import xarray as xr
 
 DIMS = ("time", "y", "x")
 UNITS = "hours since 2024-01-01"
+LABELS = {"units": UNITS, "dtype": "i8", "calendar": "standard"}
 LABELS_PER_CHUNK = 131072
-BLOSC = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}
+BLOSC: dict[str, Any] = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}
 """The codec of all contestants, which is what a new cube of zappend has."""
 
 
@@ -58,7 +59,7 @@ class Work:
         variables = {name: (DIMS, field + (up + np.float32(i))) for i, name in enumerate(self.names)}
         y, x = (np.linspace(0, 1, n) for n in self.size)
         dataset = xr.Dataset(variables, {"time": self.labels(step, step + steps), "y": y, "x": x})
-        dataset.time.encoding = {"units": UNITS, "dtype": "i8", "calendar": "standard"}
+        dataset.time.encoding = LABELS
         return dataset
 
     def settings(self) -> dict[str, Any]:
@@ -71,8 +72,10 @@ class Work:
         from zarr.codecs import BloscCodec
 
         codec = numcodecs.Blosc("lz4", 5, numcodecs.Blosc.SHUFFLE) if zarr_format == 2 else BloscCodec(**BLOSC)
-        data = {name: {"chunks": (1, *self.chunk)} for name in self.names}
-        time = {"time": {"chunks": (LABELS_PER_CHUNK,), "units": UNITS, "dtype": "i8", "calendar": "standard"}}
+        data: dict[str, Any] = {name: {"chunks": (1, *self.chunk)} for name in self.names}
+        time: dict[str, Any] = {
+            "time": {"chunks": (LABELS_PER_CHUNK,), "units": UNITS, "dtype": "i8", "calendar": "standard"}
+        }
         return {name: {**own, "compressors": codec} for name, own in {**data, **time, "y": {}, "x": {}}.items()}
 
 
