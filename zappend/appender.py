@@ -29,7 +29,7 @@ from zappend.metadata import Array, Cube, encodings_of
 from zappend.plan import ArrayWrite, ChunkWrite, Plan, plan_append, plan_creation
 from zappend.reader import CubeReader
 from zappend.slices import Slice, SliceVariable
-from zappend.stores import children_of
+from zappend.stores import is_remote, read_many
 from zappend.variables import select
 
 __all__ = ["Appender"]
@@ -60,7 +60,9 @@ class Appender:
     def __init__(self, name: str, settings: Settings) -> None:
         self._name = name
         self._settings = settings
-        self._reader = CubeReader()
+        self._reader = CubeReader(
+            name, settings.append_dim, with_attrs=settings.attrs_update_mode in ("replace", "update")
+        )
         self._arrays = ArrayReader(settings.write_empty_chunks)
         self._fit: Fit | None = None
         threads = settings.threads or os.cpu_count() or 1
@@ -90,54 +92,51 @@ class Appender:
             If the slice is refused, the target is no cube, or they do not fit. Nothing was written.
         """
         new = select(new, self._settings)
-        cube = self._reader.read(store, self._name)
+        cube = self._reader.read(store)
         if cube is None:
-            return self._plan_creation(store, new)
+            self._check_empty()
+            return plan_creation(new, self._settings)
+        dim = self._settings.append_dim
+        constants = [
+            (array, _whole(array))
+            for name, array in cube.arrays.items()
+            if dim not in array.dims and name in new.variables and new.variables[name].shape == array.shape
+        ]
+        last = [
+            (array, (range(max(array.shape[0] - 2, 0), array.shape[0]),))
+            for array in cube.arrays.values()
+            if array.name == dim and array.dims == (dim,)
+        ]
+        regions = [*constants, *last]
+        found = read_many(store, [*self._reader.keys_to_check(cube), *self._arrays.keys(regions)])
+        cube = self._reader.checked(cube, found)
         if self._is_there(store, cube, new):
             return None
         refuse(new, own_problems(new, self._settings))
         fit = self._fit
         if fit is None or not fit.holds_for(cube, new):
             fit = fit_to(cube, new, self._settings)
-        dim = self._settings.append_dim
-        regions = [(array, _whole(array)) for array in self._constants(cube, new)]
-        names = [array.name for array, _ in regions]
-        labels = cube.arrays.get(dim)
-        if labels is not None and labels.dims == (dim,):
-            last = (range(max(labels.shape[0] - 2, 0), labels.shape[0]),)
-            *constants, tail = self._arrays.read(store, [*regions, (labels, last)])
-            known = self._arrays.kept_data(labels, last)
-        else:
-            constants, tail, known = self._arrays.read(store, regions), None, {}
-        plan = plan_append(fit, new, self._settings, tail, dict(zip(names, constants, strict=True)), known)
+        blocks = self._arrays.read(store, regions, found)
+        stored = {array.name: block for (array, _), block in zip(constants, blocks, strict=False)}
+        tail = blocks[-1] if last else None
+        known = {key: data for region in last for key, data in self._arrays.kept_data(*region).items()}
+        plan = plan_append(fit, new, self._settings, tail, stored, known)
         self._reader.learn(plan.cube, plan.documents)
         self._fit = plan.fit
         return plan
 
-    def _constants(self, cube: Cube, new: Slice) -> list[Array]:
-        dim = self._settings.append_dim
-        return [
-            array
-            for name, array in cube.arrays.items()
-            if dim not in array.dims and name in new.variables and new.variables[name].shape == array.shape
-        ]
-
     def check_replaceable(self, store: Mapping[str, bytes]) -> None:
         """Raise `TargetError` unless what is in `store` is a Zarr group, or nothing."""
-        if self._reader.read(store, self._name) is None:
-            self._check_empty(store)
+        if self._reader.read(store) is None:
+            self._check_empty()
 
-    def _check_empty(self, store: Mapping[str, bytes]) -> None:
-        there = sorted(children_of(store, ""))
+    def _check_empty(self) -> None:
+        there = sorted(self._reader.children)
         if there:
             raise TargetError(
                 f"{self._name} is no Zarr group, but it is not empty either: it holds {', '.join(there[:3])}"
                 f"{' …' if len(there) > 3 else ''}; name another target, or empty this one"
             )
-
-    def _plan_creation(self, store: Mapping[str, bytes], new: Slice) -> Plan:
-        self._check_empty(store)
-        return plan_creation(new, self._settings)
 
     def _is_there(self, store: Mapping[str, bytes], cube: Cube, new: Slice) -> bool:
         dim = self._settings.append_dim
@@ -163,7 +162,7 @@ class Appender:
         """
         codecs = [self._arrays.codec(write.array) for write in plan.writes]  # refused before the first write
         batch = _Batch(store)
-        together = getattr(store, "is_remote", False)  # then a thread that encodes must not wait for an answer
+        together = is_remote(store)  # then a thread that encodes must not wait for an answer
         sizes: list[int | None] = []
         running: deque[Future[_Encoded]] = deque()
 

@@ -51,8 +51,22 @@ class ArrayReader:
             self._kept, self._kept_bytes = {}, 0  # the same bytes may mean other values now
         return known
 
-    def read(self, store: Mapping[str, bytes], regions: Sequence[tuple[Array, Box]]) -> list[Block]:
-        """Return the stored values of each array in its region, one range a dimension; nobody is to change them."""
+    def keys(self, regions: Sequence[tuple[Array, Box]]) -> list[str]:
+        """Return the keys of the chunks that have a part in one of `regions`, but not of more than are read at once."""
+        keys = (array.chunk_key(index) for array, region in regions for index in _chunk_indices(array, region))
+        return list(islice(keys, READ_TOGETHER))
+
+    def read(
+        self,
+        store: Mapping[str, bytes],
+        regions: Sequence[tuple[Array, Box]],
+        found: Mapping[str, bytes | None] | None = None,
+    ) -> list[Block]:
+        """Return the stored values of each array in its region, one range a dimension; nobody is to change them.
+
+        What is `found` of `keys` is not read again.
+        """
+        found = found or {}
         blocks: list[Block | None] = [None] * len(regions)
         parts = (
             (i, index, array.chunk_key(index))
@@ -60,10 +74,10 @@ class ArrayReader:
             for index in _chunk_indices(array, region)
         )
         while some := list(islice(parts, READ_TOGETHER)):
-            found = read_many(store, [key for _, _, key in some])
+            values_of = {**found, **read_many(store, [key for _, _, key in some if key not in found])}
             for i, index, key in some:
                 array, region = regions[i]
-                data, block = found[key], blocks[i]
+                data, block = values_of[key], blocks[i]
                 values = None if data is None else self.decode(array, key, data)
                 if values is not None and values.shape == array.shape == tuple(map(len, region)):
                     blocks[i] = values

@@ -12,7 +12,7 @@ from typing import Any
 
 from zappend.errors import TargetError
 from zappend.metadata import Json, ZarrFormat, dump, new_cube
-from zappend.stores import children_of, read_many
+from zappend.stores import children_of, is_remote, read_many
 
 __all__ = ["GroupMapping", "documents_above"]
 
@@ -29,7 +29,7 @@ class GroupMapping(MutableMapping[str, bytes]):
     @property
     def is_remote(self) -> bool:
         """Whether many keys written together by `update` cost hardly more time than one."""
-        return bool(getattr(self._store, "is_remote", False))
+        return is_remote(self._store)
 
     def key(self, key: str) -> str:
         """Return what the whole store calls `key`."""

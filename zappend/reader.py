@@ -1,17 +1,22 @@
-"""Read the cube that is in a store: parse its documents, and refuse what contradicts itself."""
+"""Read the cube that is in a store: parse its documents, and refuse what contradicts itself.
+
+Where there is consolidated metadata, only the documents that an append changes are read beside it, and compared.
+"""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from zappend.datatypes import BYTES, fill_from_attribute, fill_from_json, is_variable_length, v3_dtype, v3_fill
-from zappend.errors import TargetError
+from zappend.errors import TargetError, ZappendError
 from zappend.metadata import DIMENSIONS, FILL, Array, Cube, Json, ZarrFormat
-from zappend.stores import children_of, read_many
+from zappend.stores import children_of, is_remote, list_and_read, read_many
 
 __all__ = ["CubeReader"]
 
@@ -20,6 +25,8 @@ WATCHED = frozenset({"shape", "chunks", "dtype", "data_type", "fill_value", "att
 
 ROOT = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
+LIKELY = ("zarr.json", ".zmetadata")
+
 NO_ATTRS: Json = {}
 """What stands for a document that is not there and may be missing."""
 
@@ -27,155 +34,212 @@ MEND = "mend it with zarr.consolidate_metadata(), then append again"
 
 
 class CubeReader:
-    """Reads cubes, parsing again only documents whose bytes have changed since the last reading."""
+    """Reads cubes in two steps, so that a store with latency is asked little: `read`, then `checked`.
 
-    def __init__(self) -> None:
-        self._documents: dict[str, tuple[bytes, Json]] = {}
-        self._arrays: dict[str, tuple[list[Json], Array]] = {}
-        self._agreed: dict[str, tuple[Json, ...]] = {}
+    Documents are parsed again only if their bytes have changed since the last reading.
+
+    Parameters
+    ----------
+    name
+        The target, for messages.
+    dim
+        The append dimension.
+    with_attrs
+        Whether the attributes of the group are going to change, so that those of the consolidated metadata will not do.
+
+    Attributes
+    ----------
+    children
+        The names at the root, when it was looked at.
+    """
+
+    def __init__(self, name: str, dim: str, *, with_attrs: bool) -> None:
+        self._name = name
+        self._dim = dim
+        self._with_attrs = with_attrs
+        self._parsed: dict[str, tuple[bytes, Json]] = {}
+        self._root: tuple[str, ...] = ()
         self._cube: Cube | None = None
-        self._listed = False
+        self.children: list[str] = []
 
-    def read(self, store: Mapping[str, bytes], name: str) -> Cube | None:
+    def read(self, store: Mapping[str, bytes]) -> Cube | None:
         """Return the cube in `store`, or ``None`` if there is no metadata at its root.
 
-        It is the same object as before as long as all its documents have the same bytes.
+        Arrays are as the consolidated metadata says, if there is one: `checked` tells whether that is what they are. It
+        is the same object as before as long as the documents have the same bytes.
 
         Raises
         ------
         TargetError
             If the root is no group, or its metadata is not what formats 2 and 3 say, or contradicts itself.
         """
-        try:
-            return self._read(store, name)
-        except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
-            raise TargetError(f"{name}: its Zarr metadata cannot be understood: {error!r}") from error
+        with self._understood():
+            return self._read(store)
+
+    def keys_to_check(self, cube: Cube) -> list[str]:
+        """Return the keys of the documents that `checked` wants: those of arrays that grow."""
+        return [f"{array.name}/{last}" for array in self._unchecked(cube) for last in array.documents]
+
+    def checked(self, cube: Cube, found: Mapping[str, bytes | None]) -> Cube:
+        """Return `cube`, as read, with its arrays as their own documents say, whose bytes are `found`.
+
+        Raises
+        ------
+        TargetError
+            If readers of the consolidated metadata see another array.
+        """
+        with self._understood():
+            return self._checked(cube, found)
 
     def learn(self, cube: Cube, documents: Mapping[str, bytes]) -> None:
         """Take `cube` for what the cube that was read becomes with `documents`, so that they need not be parsed."""
         for key, data in documents.items():
             name, _, last = key.rpartition("/")
-            self._documents[key] = data, cube.arrays[name].documents[last] if name else cube.root[last]
-        for name, array in cube.arrays.items():
-            self._arrays[name] = list(array.documents.values()), array
+            self._parsed[key] = data, cube.arrays[name].documents[last] if name else cube.root[last]
         self._cube = cube
 
-    def _read(self, store: Mapping[str, bytes], name: str) -> Cube | None:
-        root = self._load(store, ROOT)
-        v3, v2 = root.pop("zarr.json", None), root.get(".zgroup")
-        if v3 is not None and v2 is not None:
-            raise TargetError(f"{name} has both zarr.json and .zgroup, so readers of format 3 and 2 see two cubes")
-        if v3 is not None:
-            if v3["node_type"] != "group":
-                raise TargetError(f"{name} is a Zarr {v3['node_type']}, and a target is a group")
-            inner = v3.get("consolidated_metadata")
-            consolidated = inner["metadata"] if inner else None
-            root, attrs, zarr_format = {"zarr.json": v3}, v3.get("attributes", NO_ATTRS), 3
-        elif v2 is not None:
-            attrs, zarr_format = root.get(".zattrs", NO_ATTRS), 2
-            consolidated = root[".zmetadata"]["metadata"] if root.get(".zmetadata") else None
-        elif self._load(store, (".zarray",)):
-            raise TargetError(f"{name} is a Zarr array, and a target is a group")
-        else:
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+            if isinstance(error, ZappendError):
+                raise
+            raise TargetError(f"{self._name}: its Zarr metadata cannot be understood: {error!r}") from error
+
+    def _read(self, store: Mapping[str, bytes]) -> Cube | None:
+        # What lies at the root is looked at once: afterwards only this writer, who holds the lock, adds to it.
+        root = self._load(read_many(store, self._root))
+        if not self._root or len(root) < len(self._root):
+            # Where each call takes its time, the documents that are likely there are read beside the listing.
+            self.children, found = list_and_read(store, LIKELY if is_remote(store) else ())
+            self._root = self._roots(self.children)
+            found |= read_many(store, [key for key in self._root if key not in found])
+            root = self._load({key: found[key] for key in self._root})
+        if not root:
             return None
-        arrays = self._read_arrays(store, zarr_format, consolidated, name)
-        known = self._cube
-        if (
-            known is None
-            or known.attrs is not attrs
-            or not (_are_same(known.root, root) and _are_same(known.arrays, arrays))
-        ):
-            self._cube = Cube(zarr_format, consolidated is not None, attrs, arrays, root)
+        zarr_format = 3 if "zarr.json" in root else 2
+        if zarr_format == 3:
+            document = root["zarr.json"]
+            if document["node_type"] != "group":
+                raise TargetError(f"{self._name} is a Zarr {document['node_type']}, and a target is a group")
+            consolidated, attrs = document.get("consolidated_metadata"), document.get("attributes", NO_ATTRS)
+        else:
+            consolidated = root.get(".zmetadata")
+            attrs = root.get(".zattrs") or (consolidated or {}).get("metadata", {}).get(".zattrs", NO_ATTRS)
+        if consolidated:
+            if self._cube is None or not _are_same(self._cube.root, root):
+                arrays = dict(self._listed(zarr_format, consolidated["metadata"]))
+                self._check_all_listed(store, zarr_format, consolidated["metadata"])
+                self._cube = Cube(zarr_format, True, attrs, arrays, root)
+        else:
+            arrays = dict(self._found(store, zarr_format))
+            known = self._cube
+            if known is None or not (_are_same(known.root, root) and _are_same(known.arrays, arrays)):
+                self._cube = Cube(zarr_format, False, attrs, arrays, root)
         return self._cube
 
-    def _read_arrays(
-        self, store: Mapping[str, bytes], zarr_format: ZarrFormat, consolidated: Json | None, name: str
-    ) -> dict[str, Array]:
+    def _roots(self, children: Sequence[str]) -> tuple[str, ...]:
+        """Return the keys of the documents at the root that matter."""
+        if "zarr.json" in children and ".zgroup" in children:
+            raise TargetError(
+                f"{self._name} has both zarr.json and .zgroup, so readers of format 3 and 2 see two cubes"
+            )
+        if "zarr.json" in children:
+            return ("zarr.json",)
+        if ".zgroup" in children and ".zmetadata" in children:
+            return (".zmetadata", ".zattrs") if self._with_attrs and ".zattrs" in children else (".zmetadata",)
+        if ".zgroup" in children:
+            return (".zgroup", ".zattrs") if ".zattrs" in children else (".zgroup",)
+        if ".zarray" in children:
+            raise TargetError(f"{self._name} is a Zarr array, and a target is a group")
+        return ()
+
+    def _listed(self, zarr_format: ZarrFormat, consolidated: Json) -> Iterator[tuple[str, Array]]:
+        """Iterate over the arrays that the consolidated metadata has directly in the group."""
+        for key, document in consolidated.items():
+            path, _, last = key.rpartition("/") if zarr_format == 2 else (key, "", "zarr.json")
+            if "/" in path:
+                continue
+            if zarr_format == 2 and last == ".zarray":
+                documents = {last: document, ".zattrs": consolidated.get(f"{path}/.zattrs", NO_ATTRS)}
+                yield path, _parse_v2(path, documents)
+            elif zarr_format == 3 and document["node_type"] == "array":
+                yield path, _parse_v3(path, {last: document})
+
+    def _check_all_listed(self, store: Mapping[str, bytes], zarr_format: ZarrFormat, consolidated: Json) -> None:
+        last = "zarr.json" if zarr_format == 3 else ".zarray"
+        known = {key.partition("/")[0] for key in consolidated} | set(ROOT)
+        for child in self.children:
+            if child not in known and f"{child}/{last}" in store:
+                raise TargetError(
+                    f"{self._name}: {child}/{last} is there, but not in the consolidated metadata; {MEND}"
+                )
+
+    def _found(self, store: Mapping[str, bytes], zarr_format: ZarrFormat) -> Iterator[tuple[str, Array]]:
+        """Iterate over the arrays that are directly in the group."""
         last, *others = ("zarr.json",) if zarr_format == 3 else (".zarray", ".zattrs")
-        if consolidated is None:
-            paths = [child for child in children_of(store, "") if child not in ROOT]
-        elif zarr_format == 3:
-            paths = [path for path, document in consolidated.items() if document["node_type"] == "array"]
-        else:
-            paths = [key.removesuffix("/.zarray") for key in consolidated if key.endswith("/.zarray")]
-        if consolidated is not None and not self._listed:
-            # Once is enough: afterwards only this writer, who holds the lock, adds arrays.
-            known = {key.partition("/")[0] for key in consolidated}
-            for child in children_of(store, ""):
-                if child not in known and f"{child}/{last}" in store:
-                    raise TargetError(f"{name}: {child}/{last} is there, but not in the consolidated metadata; {MEND}")
-            self._listed = True
-        paths = [path for path in paths if "/" not in path]
-        found = self._load(store, [f"{path}/{each}" for path in paths for each in (last, *others)])
-        arrays = {}
+        paths = [child for child in children_of(store, "") if child not in ROOT]
+        found = self._load(read_many(store, [f"{path}/{each}" for path in paths for each in (last, *others)]))
+        known = self._cube.arrays if self._cube else {}
         for path in paths:
             document = found.get(f"{path}/{last}")
-            if document is None:
-                if consolidated is not None:
-                    raise TargetError(f"{name}: {path}/{last} is in the consolidated metadata, but not there; {MEND}")
-                continue
-            if zarr_format == 3 and document["node_type"] != "array":
+            if document is None or (zarr_format == 3 and document["node_type"] != "array"):
                 continue
             documents = {last: document, **{other: found.get(f"{path}/{other}", NO_ATTRS) for other in others}}
-            if consolidated is not None:
-                self._check_consolidated(consolidated, path, documents, name)
-            arrays[path] = self._parse(path, zarr_format, documents)
-        return arrays
+            same = path in known and _are_same(known[path].documents, documents)
+            yield path, known[path] if same else _parse(path, zarr_format, documents)
 
-    def _check_consolidated(self, consolidated: Json, path: str, documents: Mapping[str, Json], name: str) -> None:
-        """Raise `TargetError` if readers of the consolidated metadata see the array `path` otherwise than it is."""
-        listed = {
-            last: consolidated.get(path if last == "zarr.json" else f"{path}/{last}") or NO_ATTRS for last in documents
-        }
-        compared = (*listed.values(), *documents.values())
-        if path not in self._agreed or not _are_same_row(self._agreed[path], compared):
-            _compare(listed, path, documents, name)
-            self._agreed[path] = compared
+    def _unchecked(self, cube: Cube) -> list[Array]:
+        return [array for array in cube.arrays.values() if self._dim in array.dims] if cube.consolidated else []
 
-    def _parse(self, name: str, zarr_format: ZarrFormat, documents: dict[str, Json]) -> Array:
-        known = self._arrays.get(name)
-        if known is not None and _are_same_row(known[0], list(documents.values())):
-            return known[1]
-        array = (_parse_v3 if zarr_format == 3 else _parse_v2)(name, documents)
-        self._arrays[name] = list(documents.values()), array
-        return array
+    def _checked(self, cube: Cube, found: Mapping[str, bytes | None]) -> Cube:
+        changed = {}
+        for array in self._unchecked(cube):
+            documents = {}
+            for last, listed in array.documents.items():
+                key = f"{array.name}/{last}"
+                data = found[key]
+                if data is None and last != ".zattrs":
+                    raise TargetError(f"{self._name}: {key} is in the consolidated metadata, but not there; {MEND}")
+                document = documents[last] = NO_ATTRS if data is None else self._parse_document(key, data)
+                if document is not listed:
+                    self._compare(key, listed, document)
+            if not _are_same(documents, array.documents):
+                changed[array.name] = _parse(array.name, cube.zarr_format, documents)
+        if changed:
+            cube = self._cube = replace(cube, arrays={**cube.arrays, **changed})
+        return cube
 
-    def _load(self, store: Mapping[str, bytes], keys: Iterable[str]) -> dict[str, Json]:
-        """Return the documents at those of `keys` that are there; the same object for the same bytes."""
-        loaded = {}
-        for key, data in read_many(store, keys).items():
-            if data is None:
-                continue
-            known = self._documents.get(key)
-            if known is None or known[0] != data:
-                document = json.loads(data)
-                if not isinstance(document, dict):
-                    raise ValueError(f"{key} holds no JSON object")
-                known = self._documents[key] = data, document
-            loaded[key] = known[1]
-        return loaded
+    def _compare(self, key: str, listed: Json, document: Json) -> None:
+        keys = document.keys() | listed.keys() if key.endswith(".zattrs") else document.keys() & WATCHED
+        for member in sorted(keys):
+            if json.dumps(listed.get(member)) != json.dumps(document.get(member)):
+                raise TargetError(
+                    f"{self._name}: consolidated metadata is stale: {member} of {key.rpartition('/')[0]!r} is "
+                    f"{listed.get(member)!r} there, {document.get(member)!r} in {key}; {MEND}"
+                )
+
+    def _load(self, found: Mapping[str, bytes | None]) -> dict[str, Json]:
+        """Return the documents of which the bytes were `found`; the same object for the same bytes."""
+        return {key: self._parse_document(key, data) for key, data in found.items() if data is not None}
+
+    def _parse_document(self, key: str, data: bytes) -> Json:
+        known = self._parsed.get(key)
+        if known is None or known[0] != data:
+            document = json.loads(data)
+            if not isinstance(document, dict):
+                raise ValueError(f"{key} holds no JSON object")
+            known = self._parsed[key] = data, document
+        return known[1]
 
 
 def _are_same(a: Mapping[str, object], b: Mapping[str, object]) -> bool:
     return a.keys() == b.keys() and all(a[key] is b[key] for key in a)
 
 
-def _are_same_row(a: Sequence[object], b: Sequence[object]) -> bool:
-    return len(a) == len(b) and all(one is other for one, other in zip(a, b, strict=True))
-
-
-def _compare(consolidated: Mapping[str, Json], path: str, documents: Mapping[str, Json], name: str) -> None:
-    for last, document in documents.items():
-        listed = consolidated[last]
-        if listed is document:
-            continue
-        keys = document.keys() & WATCHED if last != ".zattrs" else document.keys() | listed.keys()
-        for key in sorted(keys):
-            if json.dumps(listed.get(key)) != json.dumps(document.get(key)):
-                raise TargetError(
-                    f"{name}: consolidated metadata is stale: {key} of {path!r} is {listed.get(key)!r} there, "
-                    f"{document.get(key)!r} in {path}/{last}; {MEND}"
-                )
+def _parse(name: str, zarr_format: ZarrFormat, documents: dict[str, Json]) -> Array:
+    return (_parse_v3 if zarr_format == 3 else _parse_v2)(name, documents)
 
 
 def _parse_v2(name: str, documents: dict[str, Json]) -> Array:

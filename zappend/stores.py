@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["children_of", "read_many"]
+__all__ = ["children_of", "is_remote", "list_and_read", "read_many"]
+
+
+def is_remote(store: Mapping[str, bytes]) -> bool:
+    """Tell whether calls wait for a network, so that many at once cost hardly more time than one."""
+    return bool(getattr(store, "is_remote", False))
 
 
 def children_of(store: Mapping[str, bytes], prefix: str) -> Iterator[str]:
@@ -21,3 +27,13 @@ def read_many(store: Mapping[str, bytes], keys: Iterable[str]) -> dict[str, byte
         found: dict[str, bytes | None] = store.get_many(keys)
         return found
     return {key: store.get(key) for key in keys}
+
+
+def list_and_read(store: Mapping[str, bytes], keys: Collection[str]) -> tuple[list[str], dict[str, bytes | None]]:
+    """Return the names at the root of the store, and at the same time the value of each of `keys`."""
+    if not keys:
+        return list(children_of(store, "")), {}
+    with ThreadPoolExecutor(1, "zappend") as pool:
+        listing = pool.submit(lambda: list(children_of(store, "")))
+        found = read_many(store, keys)
+        return listing.result(), found

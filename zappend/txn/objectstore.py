@@ -25,7 +25,7 @@ __all__ = ["ObjectStorage"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS = 16
+THREADS = 64
 
 
 @dataclass(frozen=True)

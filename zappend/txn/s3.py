@@ -6,7 +6,9 @@ several parts. Nothing may send a write again behind our back: what came of it i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -28,6 +30,8 @@ KEYS_PER_DELETE = 1000
 AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 NETWORK = (HTTPClientError, BotoConnectionError)
 CONDITIONS = (("PutObject", "IfNoneMatch"), ("PutObject", "IfMatch"), ("DeleteObject", "IfMatch"))
+CONNECTIONS = 64
+"""How many requests can be under way; botocore itself has no more than ten."""
 READS = 3
 """How often the body of an object is read before an error counts; s3fs itself repeats only the request."""
 
@@ -53,8 +57,7 @@ class S3Objects(Objects):
     """
 
     def __init__(self, fs: S3FileSystem, root: str) -> None:
-        self._reads = fs
-        self._writes = _sending_once(fs)
+        self._reads, self._writes = _clients_of(fs, os.getpid())
         self._bucket, _, prefix = root.strip("/").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self.is_root = not prefix
@@ -160,14 +163,22 @@ class S3Objects(Objects):
             _tell_fate(error, f"{self.name}/{key}")
 
 
-def _sending_once(fs: S3FileSystem) -> S3FileSystem:
-    """Return a file system like `fs` that sends each request once, and waits less than a quarter of a lease for it."""
-    config = {"connect_timeout": 5, "read_timeout": LEASE / 5, **(fs.storage_options.get("config_kwargs") or {})}
-    config |= {"retries": {"total_max_attempts": 1, "mode": "standard"}, "http_session_cls": Once}
-    options = {**fs.storage_options, "config_kwargs": config, "skip_instance_cache": True}
-    copy = type(fs)(*fs.storage_args, **options)
-    copy.retries = 1
-    return copy
+@lru_cache(maxsize=64)
+def _clients_of(fs: S3FileSystem, pid: int) -> tuple[S3FileSystem, S3FileSystem]:
+    """Return two file systems like `fs`, one to read and one to write; they are kept, since it takes time to make them.
+
+    The second sends each request once, and waits less than a quarter of a lease for the answer.
+    """
+    given = fs.storage_options.get("config_kwargs") or {}
+    reads = {"max_pool_connections": CONNECTIONS, **given}
+    writes = {"connect_timeout": 5, "read_timeout": LEASE / 5, **reads}
+    writes |= {"retries": {"total_max_attempts": 1, "mode": "standard"}, "http_session_cls": Once}
+    reader, writer = (
+        type(fs)(*fs.storage_args, **{**fs.storage_options, "config_kwargs": config, "skip_instance_cache": True})
+        for config in (reads, writes)
+    )
+    writer.retries = 1
+    return reader, writer
 
 
 def _tell_fate(error: Exception, name: str) -> NoReturn:

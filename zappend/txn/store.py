@@ -123,9 +123,15 @@ class TransactionStore(MutableMapping[str, bytes]):
         self._check_usable()
         names = dict.fromkeys(key[len(prefix) :].partition("/")[0] for key in self._written(prefix))
         yield from names
+        found = set()
         for name in self._storage.children(prefix):
+            found.add(name)
             if name not in names and self._has_left(prefix + name):
                 yield name
+        if not prefix:  # what was not listed was not there, and need not be looked for
+            absent = [key for key in ROOT_DOCUMENTS if key not in found and key not in self._seen]
+            self._seen.update(dict.fromkeys(absent))
+            self._storage.expect_absent(absent)
 
     def _read(self, key: str) -> bytes | None:
         if (held := self._held.get(key)) is not None:
@@ -308,10 +314,13 @@ class TransactionStore(MutableMapping[str, bytes]):
             raise
 
     def _root(self) -> dict[str, bytes | None]:
-        """Return the documents by which recovery knows the target: in format 3 there is one, in format 2 several."""
-        first, *others = ROOT_DOCUMENTS
-        root = {first: self._document(first)}
-        return root if root[first] is not None else root | {key: self._document(key) for key in others}
+        """Return the documents by which recovery knows the target: as few as tell it from all others."""
+        root: dict[str, bytes | None] = {}
+        for keys in (("zarr.json",), (".zmetadata",), (".zgroup", ".zattrs")):
+            root |= {key: self._document(key) for key in keys}
+            if any(value is not None for value in root.values()):
+                break
+        return root
 
     def _pre_images(self, new: Iterable[str], changed: Iterable[str], known: Mapping[str, bytes]) -> Iterator[PreImage]:
         for key in new:
