@@ -110,7 +110,7 @@ class ObjectCase:
 
     def target(self, faults: Faults | None = None, **options: Any) -> ObjectStorage:
         cube, place = (MemoryObjects(self.data, prefix, faults) for prefix in ("cube/", "cube.zappend/"))
-        return ObjectStorage(cube, place, clock=self.clock, threads=1, **{"quiet": 90.0, **options})
+        return ObjectStorage(cube, place, clock=self.clock, calls_at_once=1, **{"quiet": 90.0, **options})
 
     def begin(self, faults: Faults | None = None) -> Transaction:
         return transaction(self.target(faults))

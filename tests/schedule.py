@@ -349,7 +349,7 @@ class World:
     def storage(self, process: Process) -> SteppedStorage:
         cube, place = self.client(process, CUBE), self.client(process, PLACE)
         quiet = self.setting.quiet if self.setting.wait is None else self.setting.wait
-        return SteppedStorage(self, cube, place, quiet=quiet, clock=process.clock, threads=1)
+        return SteppedStorage(self, cube, place, quiet=quiet, clock=process.clock, calls_at_once=1)
 
     # What the scheduler does, in the thread that stops.
 

@@ -132,9 +132,11 @@ def append(
     group = _checked_group(checked.group)
     storage = open_target(target, checked.durability, storage_options=checked.storage_options, locking=checked.locking)
     view = DryRun(storage, f"{group}/" if group else "", force_new=checked.force_new) if checked.dry_run else None
+    if checked.threads:
+        storage.calls_at_once = min(storage.calls_at_once, checked.threads)
     done: list[Appended] = []
     checked = replace(checked, group=group, zarr_format=checked.zarr_format or _format_above(storage, group))
-    with Appender(storage.name, checked) as appender:
+    with Appender(storage.name, checked, storage.calls_at_once) as appender:
         for index, item in enumerate(items):
             try:
                 with open_slice(item, index, checked) as new:

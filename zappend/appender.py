@@ -40,6 +40,12 @@ BYTES_PER_READ = 2**25
 SMALL_BYTES = 2**17
 """Chunks that are not larger than this, before they are encoded, are encoded before a thread would begin with them."""
 
+WRITES_AT_ONCE = 8
+"""Threads for chunks of which each is synced: a disk takes several at once."""
+
+BYTES_IN_FLIGHT = 2**25
+"""Bytes of chunks, before they are encoded, that may be under way beside two a processor."""
+
 BYTES_PER_WRITE = 2**25
 """Encoded bytes that are written together at most."""
 
@@ -55,9 +61,11 @@ class Appender:
         The target, for messages.
     settings
         The settings of the append.
+    calls_at_once
+        How many writes to the store are worth being under way at once.
     """
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, calls_at_once: int = 1) -> None:
         self._name = name
         self._settings = settings
         self._reader = CubeReader(
@@ -65,9 +73,10 @@ class Appender:
         )
         self._arrays = ArrayReader(settings.write_empty_chunks)
         self._fit: Fit | None = None
-        threads = settings.threads or os.cpu_count() or 1
-        self._in_flight = 2 * threads
-        self._pool = ThreadPoolExecutor(threads, "zappend") if threads > 1 else None
+        self._threads = settings.threads or os.cpu_count() or 1
+        waiting = self._threads if settings.threads else max(self._threads, min(calls_at_once, WRITES_AT_ONCE))
+        self._pool = ThreadPoolExecutor(waiting, "zappend") if waiting > 1 else None
+        self._most_in_flight = 2 * waiting
         self._blosc = single_threaded_blosc()
 
     def __enter__(self) -> Self:
@@ -184,12 +193,12 @@ class Appender:
                 if self._pool is None and not together:
                     sizes.append(work(job).size)
                     continue
-                if self._pool is None or job.is_small:
+                if self._pool is None or job.size <= SMALL_BYTES:
                     encoded = self._encode(job, plan, store)
                     sizes.append(encoded.size)
                     batch.add(encoded)
                     continue
-                if len(running) == self._in_flight:
+                while len(running) >= self._in_flight(job):
                     finish_first()
                 running.append(self._pool.submit(work, job))
             while running:
@@ -203,6 +212,10 @@ class Appender:
         store.update(plan.documents)
         written = [size for size in sizes if size is not None]
         return len(written), sum(written)
+
+    def _in_flight(self, job: _Job) -> int:
+        """Return how many chunks like that of `job` may be under way: two a processor, more if they are small."""
+        return max(2 * self._threads, min(self._most_in_flight, BYTES_IN_FLIGHT // max(job.size, 1)))
 
     def _jobs(self, plan: Plan, codecs: Sequence[ChunkCodec]) -> Iterator[_Job]:
         for write, codec in zip(plan.writes, codecs, strict=True):
@@ -267,9 +280,9 @@ class _Job:
     values: Block
 
     @property
-    def is_small(self) -> bool:
+    def size(self) -> int:
         array = self.write.array
-        return prod(array.chunks) * array.dtype.itemsize <= SMALL_BYTES
+        return prod(array.chunks) * array.dtype.itemsize
 
 
 @dataclass(frozen=True)

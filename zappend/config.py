@@ -142,7 +142,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         `slice_polling` such a slice is waited for in any case, with ``fill``, too: that a chunk is meant to be missing
         shows only when none has come. xarray leaves chunks out that hold nothing but the fill value.
     threads
-        Threads that encode and write; as many as there are processors by default. With 1, the calling thread.
+        Threads that encode and write; by default as many as there are processors, and more where writing waits for a
+        disk or a network. With 1, the calling thread does it all.
     lock_timeout
         Seconds to wait for another writer.
     locking

@@ -283,5 +283,7 @@ def same(a: Any, b: Any) -> bool:
         return a is b
     if isinstance(a, (str, bytes)) or isinstance(b, (str, bytes)):
         return bool(a == b)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return a == b or (a != a and b != b)
     first, second = np.asarray(a), np.asarray(b)
     return first.shape == second.shape and bool(np.all((first == second) | ((first != first) & (second != second))))

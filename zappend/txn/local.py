@@ -13,7 +13,8 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from zappend.errors import TargetError
 from zappend.txn.files import Files
@@ -21,6 +22,8 @@ from zappend.txn.lock import FileLock
 from zappend.txn.storage import PLACE_PREFIX, TEMP_PREFIX, Area, Durability, Lock, Storage, Value, side_by_side
 
 __all__ = ["FolderArea", "LocalStorage"]
+
+T = TypeVar("T")
 
 NOT_THERE = (FileNotFoundError, NotADirectoryError)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
@@ -76,11 +79,6 @@ class FolderArea(Area):
         temp = self._write_temp(path, value, txn)
         self._files.rename(temp, path)
         self._changed(os.path.dirname(path))
-
-    def put_many(self, values: Mapping[str, Value], txn: str) -> None:
-        # A sync waits for the disk, which takes several at once; a few are as fast one by one.
-        threads = SYNCS_AT_ONCE if self._sync_files and len(values) > SYNCS_AT_ONCE else 1
-        side_by_side(lambda item: self.put(*item, txn), list(values.items()), threads)
 
     def create(self, key: str, value: Value, txn: str) -> None:
         path = self._path(key)
@@ -161,10 +159,9 @@ class FolderArea(Area):
 
     def _keep_rights(self, path: str, fd: int) -> None:
         """Give the file `fd` the rights of the file at `path`, which it is to replace, if there is one."""
-        try:
-            mode = stat.S_IMODE(os.stat(path).st_mode)
-        except NOT_THERE:
+        if not os.access(path, os.F_OK):
             return
+        mode = stat.S_IMODE(os.stat(path).st_mode)
         if mode != stat.S_IMODE(os.fstat(fd).st_mode):
             self._files.chmod(fd, mode)
 
@@ -236,6 +233,7 @@ class LocalStorage(FolderArea, Storage):
         self.name = os.fspath(path)
         files = files or Files()
         super().__init__(os.path.realpath(os.path.abspath(self.name)), durability, files)
+        self.calls_at_once = SYNCS_AT_ONCE if durability == "full" else 1
         self._check_root()
         where, self._other_place = self._places()
         self.place: FolderArea = FolderArea(where, durability, files)
@@ -243,6 +241,16 @@ class LocalStorage(FolderArea, Storage):
 
     def in_use(self) -> bool:
         return os.path.isdir(self.place.root) or os.path.isdir(self._other_place)
+
+    def put_many(self, values: Mapping[str, Value], txn: str) -> None:
+        self._side_by_side(lambda item: self.put(*item, txn), list(values.items()))
+
+    def replace_many(self, documents: Iterable[tuple[str, bytes | None, bytes]], txn: str) -> None:
+        self._side_by_side(lambda document: self.replace(*document, txn), list(documents))
+
+    def _side_by_side(self, do: Callable[[T], None], items: Sequence[T]) -> None:
+        # A sync waits for the disk, which takes several at once; for two it is not worth the threads.
+        side_by_side(do, items, self.calls_at_once if len(items) > 2 else 1)
 
     def lock(self) -> Lock:
         return FileLock(self.name, self.place.root, self._other_place, self._files)

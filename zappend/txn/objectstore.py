@@ -25,7 +25,7 @@ __all__ = ["ObjectStorage"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS = 64
+CALLS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ObjectStorage(Storage):
         Seconds until a request that was sent can have no effect any more; by default what `objects` says.
     clock
         What time it is.
-    threads
+    calls_at_once
         How many requests are under way at once.
     """
 
@@ -80,7 +80,7 @@ class ObjectStorage(Storage):
         lease: float = LEASE,
         quiet: float | None = None,
         clock: Clock | None = None,
-        threads: int = THREADS,
+        calls_at_once: int = CALLS_AT_ONCE,
     ) -> None:
         self.name = name or objects.name
         self.place: ObjectPlace = ObjectPlace(place)
@@ -89,7 +89,7 @@ class ObjectStorage(Storage):
         self._lease = lease
         self._quiet = objects.quiet if quiet is None else quiet
         self._clock = clock or Clock()
-        self._threads = threads
+        self.calls_at_once = calls_at_once
         self._known: dict[str, Known] = {}
         self._undoing = False
         self._doubtful: dict[str, bytes | None] = {}  # what undo requests without an answer were to leave
@@ -298,4 +298,4 @@ class ObjectStorage(Storage):
         self._known, self._doubtful, self._undoing = {}, {}, False
 
     def _side_by_side(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        return side_by_side(do, items, self._threads)
+        return side_by_side(do, items, self.calls_at_once)

@@ -189,13 +189,16 @@ class Storage(Area):
     conditional
         Whether each write names the state that it replaces, so that it can undo no change of others.
     is_remote
-        Whether calls wait for a network, so that those of a batch are made side by side.
+        Whether calls wait for a network.
+    calls_at_once
+        How many calls of a batch are under way at once, where they wait for a network or a disk.
     """
 
     name: str
     place: Area
     conditional: bool = False
     is_remote: bool = False
+    calls_at_once: int = 1
 
     @abstractmethod
     def in_use(self) -> bool:
@@ -217,12 +220,16 @@ class Storage(Area):
         TargetChanged
             If a key holds neither its old nor its new bytes; it was not changed then.
         """
-        for key, old, new in documents:
-            now = self.get(key)
-            if now not in (old, new):
-                raise changed_after_commit(self.name, key, now, old, new)
-            if now != new:
-                self.put(key, new, txn)
+        for document in documents:
+            self.replace(*document, txn)
+
+    def replace(self, key: str, old: bytes | None, new: bytes, txn: str) -> None:
+        """Write one document, as `replace_many` does."""
+        now = self.get(key)
+        if now not in (old, new):
+            raise changed_after_commit(self.name, key, now, old, new)
+        if now != new:
+            self.put(key, new, txn)
 
     def expect_absent(self, keys: Iterable[str]) -> None:
         """Take `keys`, which no reader can see, for absent, without a look."""
