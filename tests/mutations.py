@@ -108,10 +108,10 @@ LOCAL = [
         """        self._files.rename(temp, path)
         self._changed(os.path.dirname(path))
 
-    def put_many""",
+    def create""",
         """        self._files.rename(temp, path)
 
-    def put_many""",
+    def create""",
         "A log object or a chunk may not be there after a power cut.",
         (RULES,),
     ),
@@ -191,8 +191,8 @@ LOCAL = [
     Mutation(
         "folders that were made stay",
         "replay",
-        "        storage.remove_folders(folders)\n",
-        "",
+        "    storage.remove_folders(log.folders)\n    storage.sync()\n    return done\n",
+        "    storage.sync()\n    return done\n",
         "An undone transaction leaves empty folders.",
         ("test_txn_mapping.py::test_new_target_is_removed_and_an_old_empty_one_stays",),
     ),
@@ -316,7 +316,7 @@ LOG = [
     Mutation(
         "checksum skipped",
         "record",
-        "    if digest(framed) != data[-DIGEST_SIZE:]:\n",
+        "    if checksum != data[-DIGEST_SIZE:]:\n",
         "    if False:\n",
         "A flipped bit in a pre-image is restored as if it had been there.",
         (DAMAGE,),
@@ -427,12 +427,12 @@ STORE = [
     Mutation(
         "keys marked before their group is logged",
         "store",
-        """            self._log.add(self._pre_images(new, changed), folders)
+        """            self._log.add(self._pre_images(new, changed, known), folders)
             self._folders.update(folders)
             self._logged.update(keys)
 """,
         """            self._logged.update(keys)
-            self._log.add(self._pre_images(new, changed), folders)
+            self._log.add(self._pre_images(new, changed, known), folders)
             self._folders.update(folders)
 """,
         "A thread writes a key whose original another thread is still logging.",
@@ -585,8 +585,8 @@ REPLAY = [
     Mutation(
         "document written without comparing",
         "storage",
-        "            if now not in (old, new):\n",
-        "            if False:\n",
+        "        if now not in (old, new):\n",
+        "        if False:\n",
         "A document that somebody edited just now is overwritten.",
         (f"{ATTACKS}test_document_edited_while_documents_are_written",),
     ),

@@ -637,8 +637,8 @@ class Monitor:
             log = Log.found(cast(Any, _Snapshot(self._world.data))) if value else None
             keys: set[str] = set()
             folders: list[str] = []
-            for records, _ in log.undo_groups() if log is not None else ():
-                keys.update(key for key, _ in records)
+            if log is not None:
+                keys.update(log.absent, log.changed)
             for redo in log.redo_groups() if log is not None else ():
                 keys.update(key for key, _ in redo.staged)
                 keys.update(key for key, _, _ in redo.documents)

@@ -99,7 +99,7 @@ class Watcher(Faults):
 
     def keys_in_log(self) -> set[str]:
         log = Log.found(self.area)
-        return {key for records, _ in log.undo_groups() for key, _ in records} if log else set()
+        return {*log.absent, *log.changed} if log else set()
 
     def unsynced_objects(self, prefix: str) -> set[str]:
         return {name for name in self.unsynced_log if self.full and name.startswith(prefix) and name[0] != "."}

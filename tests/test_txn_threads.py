@@ -78,9 +78,10 @@ class PreImages(Faults):
     def originals(self) -> dict[str, list[bytes | None]]:
         log = Log.found(MappingStorage(self.data).place)
         assert log is not None
-        found: dict[str, list[bytes | None]] = {}
-        for records, _ in log.undo_groups():
-            for key, value in records:
+        assert len({*log.absent, *log.changed}) == len(log.absent) + len(log.changed)
+        found: dict[str, list[bytes | None]] = {key: [None] for key in log.absent}
+        for originals in log.originals():
+            for key, value in originals.items():
                 found.setdefault(key, []).append(value)
         return found
 

@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any
 
 from zappend.errors import LogDamaged
-from zappend.txn.record import MAX_BODY, digest, pack, unpack
+from zappend.txn.record import MAX_BODY, digest, pack, pack_named, unpack, unpack_named
 from zappend.txn.storage import TEMP_PREFIX, Area
 
 __all__ = ["DECISION", "HEAD", "Document", "Log", "PreImage", "Redo", "sweep"]
@@ -78,6 +78,13 @@ class Log:
     """The log of the transaction `txn` in the area `place`.
 
     `Log` writes; `found` returns the pending log of another transaction, to be read.
+
+    Attributes
+    ----------
+    absent, changed
+        Of a log that was found: keys that are to be absent again, and keys that are to have their originals again.
+    folders
+        Folders that the transaction made.
     """
 
     def __init__(self, place: Area, txn: str) -> None:
@@ -91,6 +98,9 @@ class Log:
         self._redo = _Chain()
         self._attempted = False
         self._decision: Redo | None = None
+        self.absent: list[str] = []
+        self.changed: list[str] = []
+        self.folders: list[str] = []
 
     # Writing, in the order of a transaction.
 
@@ -100,6 +110,7 @@ class Log:
 
     def add(self, records: Iterable[PreImage], folders: Sequence[str] = ()) -> None:
         """Log the originals of keys, and folders that will be made; on return they are durable and count."""
+        self.folders += folders
         batches = _batches(records)
         first, second = next(batches, []), next(batches, None)
         if not self.hot and second is None:
@@ -111,7 +122,7 @@ class Log:
                     _, self._undo = self._write_part("undo", self._undo, records=group[0], folders=group[1])
             self._inline = (), ()
             self._place.sync()
-        head = pack(
+        head, name = pack_named(
             HEAD,
             self.txn,
             parts=self._undo.parts,
@@ -122,7 +133,7 @@ class Log:
         )
         self._place.put(HEAD, head, self.txn)
         self._place.sync()
-        self._head = digest(head)
+        self._head = name
         self.hot = True
 
     def stage(self, redo: Redo) -> str:
@@ -185,15 +196,17 @@ class Log:
         if data is None:
             return None
         try:
-            body = unpack(HEAD, data, HEAD)
+            body, name = unpack_named(HEAD, data, HEAD)
             log = cls(place, body["txn"])
             log._fingerprint = body["fingerprint"]
             log._inline = [(key, value) for key, value in body["records"]], body["folders"]
             log._undo = _Chain(body["parts"], body["last"])
-            log._head = digest(data)
+            log._head = name
             log.hot = True
-            for _ in log._parts("undo", log._undo):
-                pass
+            for records, folders in log._undo_groups():
+                log.folders += folders
+                for key, value in records:
+                    (log.absent if value is None else log.changed).append(key)
             data = place.get(DECISION)
             if data is not None and (body := unpack(DECISION, data, DECISION))["txn"] == log.txn:
                 if body["head"] != log._head:
@@ -208,8 +221,13 @@ class Log:
             raise LogDamaged(f"the log in the place of the target is not complete: {error!r}") from error
         return log
 
-    def undo_groups(self) -> Iterator[tuple[Sequence[PreImage], Sequence[str]]]:
-        """Iterate over pre-images and made folders, an object at a time."""
+    def originals(self) -> Iterator[dict[str, bytes]]:
+        """Iterate over what the keys `changed` held, an object of the log at a time."""
+        if self.changed:
+            for records, _ in self._undo_groups():
+                yield {key: value for key, value in records if value is not None}
+
+    def _undo_groups(self) -> Iterator[tuple[Sequence[PreImage], Sequence[str]]]:
         yield self._inline
         for body in self._parts("undo", self._undo):
             yield [(key, value) for key, value in body["records"]], body["folders"]
@@ -231,20 +249,20 @@ class Log:
         return self._fingerprint
 
     def _write_part(self, kind: str, run: _Chain, **fields: object) -> tuple[str, _Chain]:
-        data = pack(f"{kind}-part", self.txn, seq=run.parts, previous=run.last, **fields)
+        data, name = pack_named(f"{kind}-part", self.txn, seq=run.parts, previous=run.last, **fields)
         key = self._part_key(kind, run.parts)
         self._place.put(key, data, self.txn)
-        return key, _Chain(run.parts + 1, digest(data))
+        return key, _Chain(run.parts + 1, name)
 
     def _parts(self, kind: str, run: _Chain) -> Iterator[dict[str, Any]]:
         previous = b""
         for seq in range(run.parts):
             key = self._part_key(kind, seq)
             data = self._read(key)
-            body = unpack(key, data, f"{kind}-part")
+            body, name = unpack_named(key, data, f"{kind}-part")
             if (body["txn"], body["seq"], body["previous"]) != (self.txn, seq, previous):
                 raise LogDamaged(f"log object {key!r} is of another transaction, or out of order")
-            previous = digest(data)
+            previous = name
             if seq == run.parts - 1 and previous != run.last:
                 raise LogDamaged(f"log object {key!r} is not the one that counts as the last")
             yield body

@@ -55,9 +55,25 @@ def digest(data: bytes) -> bytes:
 
 def pack(kind: str, txn: str, **fields: Any) -> bytes:
     """Return the frame of one log object of transaction `txn`."""
+    return pack_named(kind, txn, **fields)[0]
+
+
+def pack_named(kind: str, txn: str, **fields: Any) -> tuple[bytes, bytes]:
+    """Return the frame of one log object, and its `digest`, worked out on the way."""
     body: bytes = msgpack.packb({"kind": kind, "txn": txn, "critical": [], **fields}, use_bin_type=True)
-    framed = HEADER.pack(MAGIC, MAJOR, MINOR, len(body)) + body
-    return framed + digest(framed)
+    header = HEADER.pack(MAGIC, MAJOR, MINOR, len(body))
+    checksum, name = _digests(header, body)
+    return b"".join((header, body, checksum)), name
+
+
+def _digests(*framed: bytes | memoryview) -> tuple[bytes, bytes]:
+    """Return the checksum of a frame, which is its end, and the digest of the whole."""
+    hashed = hashlib.sha256()
+    for part in framed:
+        hashed.update(part)
+    checksum = hashed.digest()
+    hashed.update(checksum)
+    return checksum, hashed.digest()
 
 
 def unpack(name: str, data: bytes, *kinds: str) -> dict[str, Any]:
@@ -70,6 +86,11 @@ def unpack(name: str, data: bytes, *kinds: str) -> dict[str, Any]:
     LogVersionError
         If it is whole, but of a newer version or with a critical feature that this version does not know.
     """
+    return unpack_named(name, data, *kinds)[0]
+
+
+def unpack_named(name: str, data: bytes, *kinds: str) -> tuple[dict[str, Any], bytes]:
+    """Return the body of the log object `name`, verified as by `unpack`, and the `digest` of `data`."""
     if len(data) < HEADER.size + DIGEST_SIZE:
         raise LogDamaged(f"log object {name!r} is cut short: {len(data)} bytes")
     magic, major, minor, length = HEADER.unpack_from(data)
@@ -79,8 +100,9 @@ def unpack(name: str, data: bytes, *kinds: str) -> dict[str, Any]:
         raise LogDamaged(
             f"log object {name!r} has {len(data)} bytes, its header says {HEADER.size + length + DIGEST_SIZE}"
         )
-    framed = data[:-DIGEST_SIZE]
-    if digest(framed) != data[-DIGEST_SIZE:]:
+    framed = memoryview(data)[:-DIGEST_SIZE]
+    checksum, whole = _digests(framed)
+    if checksum != data[-DIGEST_SIZE:]:
         raise LogDamaged(f"log object {name!r} does not match its checksum")
     if major != MAJOR:
         raise LogVersionError(
@@ -97,4 +119,4 @@ def unpack(name: str, data: bytes, *kinds: str) -> dict[str, Any]:
             f"log object {name!r} needs {', '.join(unknown)}, which this zappend does not know; "
             f"recover with the zappend that wrote it"
         )
-    return body
+    return body, whole

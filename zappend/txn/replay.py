@@ -131,7 +131,7 @@ def apply(storage: Storage, log: Log, *, dry_run: bool = False, own: bool = Fals
     for _, keys in groupby(done.removed, key=lambda key: _deletion_order(key)[:2]):
         storage.delete_many(keys, log.txn)
     if done.removed:
-        storage.remove_folders(folder for _, made in log.undo_groups() for folder in made)
+        storage.remove_folders(log.folders)
     for prefix in prefixes:
         storage.prune(prefix)
     storage.sync()
@@ -152,33 +152,22 @@ def _contents(log: Log) -> tuple[set[str], list[Document], set[str], list[str]]:
 
 
 def _undo(storage: Storage, log: Log, dry_run: bool) -> Settlement:
-    done = Settlement("rolled back")
-    folders: list[str] = []
-    if not dry_run:
-        storage.begin_undo()
-    # What was absent goes first: it frees the space that restoring may need.
-    for records, made in log.undo_groups():
-        absent = [key for key, value in records if value is None]
-        done.removed += absent
-        folders += made
-        if not dry_run:
-            storage.delete_many(absent, log.txn)
-    for records, _ in log.undo_groups():
-        restored = {key: value for key, value in records if value is not None}
-        done.written += restored
-        if not dry_run:
-            storage.put_many(restored, log.txn)
-    done.removed += [f"{folder}/" for folder in folders if folder]
-    if not dry_run:
-        storage.remove_folders(folders)
-        storage.sync()
+    done = Settlement("rolled back", log.changed, [*log.absent, *(f"{folder}/" for folder in log.folders if folder)])
+    if dry_run:
+        return done
+    storage.begin_undo()
+    storage.delete_many(log.absent, log.txn)  # first, as it frees the space that restoring may need
+    for originals in log.originals():
+        storage.put_many(originals, log.txn)
+    storage.remove_folders(log.folders)
+    storage.sync()
     return done
 
 
 def _keys(log: Log) -> Iterator[str]:
     """Iterate over the keys that the transaction may have changed; a folder ends in a slash, or is empty for all."""
-    for records, _ in log.undo_groups():
-        yield from (key for key, _ in records)
+    yield from log.absent
+    yield from log.changed
     for group in log.redo_groups():
         yield from (key for key, _ in group.staged)
         yield from (key for key, _, _ in group.documents)

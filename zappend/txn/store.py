@@ -314,9 +314,13 @@ class TransactionStore(MutableMapping[str, bytes]):
             raise
 
     def _root(self) -> dict[str, bytes | None]:
-        """Return the documents by which recovery knows the target: as few as tell it from all others."""
+        """Return the documents by which recovery knows the target: in format 3 there is one, in format 2 several.
+
+        Where each look is a request, the consolidated metadata, which has them all, has to do.
+        """
+        groups = (("zarr.json",), (".zmetadata",), (".zgroup", ".zattrs"))
         root: dict[str, bytes | None] = {}
-        for keys in (("zarr.json",), (".zmetadata",), (".zgroup", ".zattrs")):
+        for keys in groups if self._storage.is_remote else (groups[0], sum(groups[1:], ())):
             root |= {key: self._document(key) for key in keys}
             if any(value is not None for value in root.values()):
                 break
