@@ -65,6 +65,44 @@ def test_files_written_and_synced(tmp_path: Path, zarr_format: int, variables: i
     assert calls["fsync"] == calls["write"] - 1 + folders + 4
 
 
+class Sizes(CountingMapping):
+    """Also counts the bytes that are read and written."""
+
+    def __init__(self, inner: dict[str, bytes]) -> None:
+        super().__init__(inner)
+        self.bytes = 0
+
+    def __getitem__(self, key: str) -> bytes:
+        value = super().__getitem__(key)
+        self.bytes += len(value)
+        return value
+
+    def __setitem__(self, key: str, value: bytes) -> None:
+        self.bytes += len(value)
+        super().__setitem__(key, value)
+
+
+@formats
+def test_a_cube_of_a_million_labels(zarr_format: int) -> None:
+    """Neither more calls nor more bytes than for one of 20,000 whose last chunk of labels is as full."""
+
+    def hours(first: int, count: int) -> xr.Dataset:
+        labels = np.datetime64("1900-01-01", "ns") + np.arange(first, first + count) * np.timedelta64(1, "h")
+        return xr.Dataset({"a": (("time", "x"), np.zeros((count, 2), "f4"))}, {"time": labels})
+
+    costs = []
+    for labels in (20_480, 20_480 + 60 * 16_384):
+        inner: dict[str, bytes] = {}
+        chunks = {"a": {"encoding": {"chunks": [512, 2]}}}
+        zappend.append(inner, hours(0, labels), slice_size="any", zarr_format=zarr_format, variables=chunks)
+        store = Sizes(inner)
+        zappend.append(store, hours(labels, 1), slice_size="any")
+        costs.append((dict(store.counts), store.bytes))
+    (few, few_bytes), (many, many_bytes) = costs
+    assert many == few
+    assert many_bytes < 1.1 * few_bytes  # numbers of more digits are compressed to a little more
+
+
 def test_no_sync_with_durability_process(tmp_path: Path) -> None:
     faults = Faults()
     target = LocalStorage(tmp_path / "cube", durability="process", files=FaultyFiles(faults))

@@ -115,6 +115,39 @@ def test_append(server: S3Server, target: ObjectStorage, chunks: int, zarr_forma
     assert 0 < append(server, target, 2, chunks, zarr_format) <= BUDGET
 
 
+@pytest.mark.parametrize(("chunks", "variables"), [(1, 1), (16, 1), (4, 3)])
+@formats
+def test_append_with_coordinates(
+    server: S3Server, target: ObjectStorage, chunks: int, variables: int, zarr_format: int
+) -> None:
+    """With the chunks of all coordinates read and compared; in format 2 attributes are documents of their own."""
+
+    def grid(i: int) -> xr.Dataset:
+        values = np.full((1, 2, 4 * chunks), float(i))
+        dataset = xr.Dataset(
+            {f"v{n}": (("time", "y", "x"), values) for n in range(variables)},
+            {"time": [i], "y": [0.0, 1.0], "x": np.arange(4.0 * chunks)},
+        )
+        for name in dataset.data_vars:
+            dataset[name].encoding["preferred_chunks"] = {"time": 1, "y": 2, "x": 4}
+        return dataset
+
+    cube: dict[str, bytes] = {}
+    zappend.append(cube, [grid(0), grid(1)], zarr_format=zarr_format)
+    for key, value in cube.items():
+        server.put(f"c.zarr/{key}", value)
+    budget = variables * chunks + 1 + 18 + 3 * (variables - 1) + (2 if zarr_format == 2 else 0)
+    for new in (grid(2), [grid(3), grid(4)]):
+        slices = len(new) if isinstance(new, list) else 1
+        server.set_policy(None)
+        zappend.append(target, new)
+        what = f"{slices} slices of {variables} variables, {chunks} chunks each"
+        print(f"{what}: {server.count()} requests {dict(server.counts())}")
+        assert server.count() <= slices * budget
+        zappend.append(cube, new)
+    assert server.objects() == {f"c.zarr/{key}": value for key, value in cube.items()}
+
+
 @pytest.mark.parametrize("chunks", [3, 30])
 @formats
 def test_append_that_makes_a_cube(server: S3Server, target: ObjectStorage, chunks: int, zarr_format: int) -> None:
