@@ -87,7 +87,7 @@ def _choose_chunks(
     if axis is not None and is_label:
         if fixed[axis] is None:
             row = math.prod(shape) // shape[axis]
-            shape[axis] = max(shape[axis], LABELS_PER_CHUNK // row)
+            shape[axis] = max(LABELS_PER_CHUNK // row, 1)
         return tuple(shape)
     if axis is None and is_coord and math.prod(shape) * itemsize <= LARGEST_CHUNK:
         return tuple(shape)
