@@ -13,7 +13,7 @@ from zappend.appender import Appender
 from zappend.config import ConfigLike, Settings, load_settings
 from zappend.dryrun import DryRun
 from zappend.errors import UsageError, ZappendError
-from zappend.groups import GroupMapping, documents_above
+from zappend.groups import cube_in, documents_above
 from zappend.plan import Plan
 from zappend.slices import Slice, open_slice
 from zappend.txn.context import Transaction, rollback, transaction
@@ -131,7 +131,7 @@ def append(
         raise UsageError(f"slices must be paths or datasets, not a {type(slices).__name__}")
     group = _checked_group(checked.group)
     storage = open_target(target, checked.durability, storage_options=checked.storage_options, locking=checked.locking)
-    view = DryRun(storage, f"{group}/" if group else "", force_new=checked.force_new) if checked.dry_run else None
+    view = DryRun(storage, _prefix(group), force_new=checked.force_new) if checked.dry_run else None
     if checked.threads:
         storage.calls_at_once = min(storage.calls_at_once, checked.threads)
     done: list[Appended] = []
@@ -154,34 +154,38 @@ def append(
 
 
 def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Settings, *, fresh: bool) -> Appended:
+    prefix = _prefix(settings.group)
     with transaction(storage, lock_timeout=settings.lock_timeout) as txn:
-        cube = GroupMapping(txn, settings.group)
+        cube = cube_in(txn, settings.group)
         if fresh:
             appender.check_replaceable(cube)
-            txn.delete_folder(cube.key(""))
+            txn.delete_folder(prefix)
         plan = appender.plan(cube, new)
         if plan is None:
             return _appended(new, None)
         above = _above(txn, settings.group, plan)
-        fresh_keys, changed_keys = plan.keys()
-        known = {cube.key(key): value for key, value in plan.known.items()}
-        txn.log_ahead([cube.key(key) for key in fresh_keys], [cube.key(key) for key in changed_keys], known)
+        fresh_keys, changed_keys = ([prefix + key for key in keys] for keys in plan.keys())
+        txn.log_ahead(fresh_keys, changed_keys, {prefix + key: value for key, value in plan.known.items()})
         written = appender.carry_out(plan, cube)
         txn.update(above)
         return _appended(new, plan, *written)
 
 
 def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appended:
-    cube = GroupMapping(view, group)
+    cube = cube_in(view, group)
     plan = appender.plan(cube, new)
     if plan is None:
         return _appended(new, None)
     above = _above(view, group, plan)
     data = (write for write in plan.writes if write.axis is not None and len(write.array.dims) > 1)
-    view.forget(cube.key(chunk.key) for write in data for chunk in write.chunks)
+    view.forget(_prefix(group) + chunk.key for write in data for chunk in write.chunks)
     written = appender.carry_out(plan, cube)
     view.update(above)
     return _appended(new, plan, *written)
+
+
+def _prefix(group: str) -> str:
+    return f"{group}/" if group else ""
 
 
 def _checked_group(group: str) -> str:

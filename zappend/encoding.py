@@ -156,6 +156,8 @@ class Encoding:
 
 def encoding_attrs(attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return those of `attrs` that belong to an `Encoding` of stored values of `dtype`, as plain numbers or strings."""
+    if not attrs:
+        return {}
     found = {key: _plain(attrs[key]) for key in PACKING_KEYS if attrs.get(key) is not None}
     for key in MASKS:
         if key in found and dtype.kind in "iu":

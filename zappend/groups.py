@@ -14,26 +14,27 @@ from zappend.errors import TargetError
 from zappend.metadata import Json, ZarrFormat, dump, new_cube
 from zappend.stores import children_of, is_remote, read_many
 
-__all__ = ["GroupMapping", "documents_above"]
+__all__ = ["GroupMapping", "cube_in", "documents_above"]
 
 EMPTY: Json = {"kind": "inline", "must_understand": False, "metadata": {}}
 
 
-class GroupMapping(MutableMapping[str, bytes]):
-    """The keys of `store` below the folder `group`, named as if that were all there is."""
+def cube_in(store: MutableMapping[str, bytes], group: str) -> MutableMapping[str, bytes]:
+    """Return the keys of `store` below the folder `group`, named as if that were all there is."""
+    return GroupMapping(store, f"{group}/") if group else store
 
-    def __init__(self, store: MutableMapping[str, bytes], group: str) -> None:
+
+class GroupMapping(MutableMapping[str, bytes]):
+    """The keys of `store` that begin with `prefix`, which ends in a slash, without it."""
+
+    def __init__(self, store: MutableMapping[str, bytes], prefix: str) -> None:
         self._store = store
-        self._prefix = f"{group}/" if group else ""
+        self._prefix = prefix
 
     @property
     def is_remote(self) -> bool:
         """Whether many keys written together by `update` cost hardly more time than one."""
         return is_remote(self._store)
-
-    def key(self, key: str) -> str:
-        """Return what the whole store calls `key`."""
-        return self._prefix + key
 
     def __getitem__(self, key: str) -> bytes:
         return self._store[self._prefix + key]
@@ -60,8 +61,6 @@ class GroupMapping(MutableMapping[str, bytes]):
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
         """Return the value of each of `keys`, ``None`` for one that is not there."""
-        if not self._prefix:
-            return read_many(self._store, keys)
         found = read_many(self._store, [self._prefix + key for key in keys])
         return {key[len(self._prefix) :]: value for key, value in found.items()}
 

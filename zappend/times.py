@@ -139,11 +139,12 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
         tick, unit = TICK_NANOSECONDS[resolution] * count, target.unit_nanoseconds
     except EncodingError:
         return None
-    ticks = np.where(missing, 0, values.astype("i8"))
+    gaps = bool(missing.any())
+    ticks = np.where(missing, 0, values.astype("i8")) if gaps else values.astype("i8")
     zero = 0
     if values.dtype.kind == "M":
         epoch = _epoch(str(target.attrs["units"])) if target.calendar in STANDARD_CALENDARS else None
-        dates = values[~missing].astype("M8[s]")
+        dates = (values[~missing] if gaps else values).astype("M8[s]")
         first = GREGORIAN if target.calendar == "standard" else BEGIN
         if epoch is None or not ((dates >= first) & (dates < END)).all():
             return None
@@ -154,7 +155,7 @@ def _exact_steps(values: Block, target: Encoding, missing: Block) -> Block | Non
     reach = max(abs(int(ticks.max(initial=0)) - zero), abs(int(ticks.min(initial=0)) - zero))
     if reach * factor > np.iinfo("i8").max or abs(zero) > np.iinfo("i8").max:
         return None
-    since = np.where(missing, 0, ticks - zero)
+    since = np.where(missing, 0, ticks - zero) if gaps else ticks - zero
     if tick % unit == 0:
         return np.asarray(since * factor)
     if unit % tick:

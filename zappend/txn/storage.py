@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from zappend.errors import TargetChanged
@@ -55,6 +56,11 @@ def check_key(key: object) -> str:
     """
     if not isinstance(key, str):
         raise TypeError(f"key must be a str, not {type(key).__name__}")
+    return _checked(key)
+
+
+@lru_cache(maxsize=4096)
+def _checked(key: str) -> str:
     within = f"/{key}/"
     if "//" in within or "/./" in within or "/../" in within or "\0" in key or "\\" in key:
         raise ValueError(f"{key!r} is no key of a store: it must be a relative path such as 'a/0.0'")
