@@ -427,12 +427,12 @@ STORE = [
     Mutation(
         "keys marked before their group is logged",
         "store",
-        """            self._log.add(self._pre_images(new, changed), folders)
+        """            self._log.add(self._pre_images(new, changed, known), folders)
             self._folders.update(folders)
             self._logged.update(keys)
 """,
         """            self._logged.update(keys)
-            self._log.add(self._pre_images(new, changed), folders)
+            self._log.add(self._pre_images(new, changed, known), folders)
             self._folders.update(folders)
 """,
         "A thread writes a key whose original another thread is still logging.",
