@@ -186,7 +186,7 @@ def test_error_at_every_call_of_a_mapping(scenario: Scenario, error: OSError) ->
         if not faults.fired:
             break
         check_after_failure(case, old, new, raised, at)
-    assert at > 30
+    assert at > 25
 
 
 def test_failing_write_that_is_swallowed_dooms_the_transaction(case: Case) -> None:

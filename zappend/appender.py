@@ -253,8 +253,8 @@ class Appender:
         if data is None and chunk.key in store:
             # What lies here, as a stray that somebody left beyond the shape, would become data.
             data = ChunkCodec(array).encode(stored, old, extent)
-        if data is not None and write.stored is not None:
-            self._arrays.keep(chunk.key, data, stored)
+        if data is not None and write.stored is not None and codec.is_exact:
+            self._arrays.keep(chunk.key, data, stored.copy())  # a user may reuse the array for the next slice
         return _Encoded(chunk.key, data)
 
     def _stored(self, job: _Job, new: Slice) -> Block:

@@ -78,6 +78,8 @@ class ArrayReader:
             for i, index, key in some:
                 array, region = regions[i]
                 data, block = values_of[key], blocks[i]
+                if data is None:
+                    self._forget(key)
                 values = None if data is None else self.decode(array, key, data)
                 if values is not None and values.shape == array.shape == tuple(map(len, region)):
                     blocks[i] = values
@@ -105,6 +107,10 @@ class ArrayReader:
         size = self._kept_bytes - (known[1].nbytes if known else 0) + block.nbytes
         if size <= KEPT_BYTES:
             self._kept[key], self._kept_bytes = (data, block), size
+
+    def _forget(self, key: str) -> None:
+        if (known := self._kept.pop(key, None)) is not None:
+            self._kept_bytes -= known[1].nbytes
 
     def kept_data(self, array: Array, region: Box) -> dict[str, bytes]:
         """Return the bytes of those chunks in `region` that were read and are kept."""

@@ -36,6 +36,9 @@ REFERENCES = ("bounds", "climatology", "coordinates", "geometry", "grid_mapping"
 
 ANY_STEP = "append_step 'any' appends it all the same"
 
+KEPT_BYTES = 2**25
+"""Bytes of values that were compared, and are kept for the next slice, at most."""
+
 STEP_TOLERANCE = 1e-3
 """Part of the least step of a coordinate by which it may differ from that of the cube."""
 
@@ -217,17 +220,18 @@ def compare_constants(
     Returns
     -------
     equal
-        The values of the slice, and those to which they are equal, by name. Given as `before`, it spares comparing the
-        same with the same again.
+        The values of the slice, and those to which they are equal, by name, of what is not too large to be kept. Given
+        as `before`, it spares comparing the same with the same again.
     problems
         What is not equal.
     """
-    equal, problems = {}, []
+    equal, problems, size = {}, [], 0
     for name, expected in constants.items():
         variable, encoding = new.variables[name], encodings[name]
         values = variable.read()
         if name in before and all(map(_are_identical, before[name], (values, expected))):
             equal[name] = before[name]
+            size += values.nbytes + expected.nbytes
             continue
         try:
             found = to_stored(values, variable.source, encoding)
@@ -235,7 +239,9 @@ def compare_constants(
             problems.append(f"variable {name!r}: {error}")
             continue
         if (where := _difference(found, expected, encoding, variable.dtype, variable.dims == (name,))) is None:
-            equal[name] = values.copy(), expected  # a user may reuse the array for the next slice
+            size += values.nbytes + expected.nbytes
+            if size <= KEPT_BYTES:
+                equal[name] = values.copy(), expected  # a user may reuse the array for the next slice
         else:
             problems.append(
                 f"variable {name!r} is not that of the target: {found[where]} at index {list(where)}, "
@@ -245,10 +251,10 @@ def compare_constants(
 
 
 def _are_identical(a: Block, b: Block) -> bool:
-    """Tell whether two blocks hold the same bytes; of objects that is not known."""
+    """Tell whether two blocks hold the same bytes; of objects and NumPy's strings, which are not in them, no."""
     if a is b:
         return True
-    return a.dtype == b.dtype and a.dtype != object and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return a.dtype == b.dtype and a.dtype.kind not in "OT" and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _difference(

@@ -85,6 +85,11 @@ class ChunkCodec:
         except (ValueError, KeyError, TypeError) as error:
             raise TargetError(f"array {array.name!r} has a codec that is not supported: {error}") from error
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether what is encoded is decoded to the same values, and not only to near ones."""
+        return self._tolerance is None
+
     def encode(self, block: Block, old: bytes | None = None, extent: tuple[int, ...] | None = None) -> bytes | None:
         """Return the bytes of a whole chunk, or ``None`` if there must be none.
 

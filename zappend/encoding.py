@@ -178,7 +178,7 @@ def _plain(value: Any) -> Any:
     """Return an attribute as a Python value; files have arrays of one element where one number is meant."""
     values = np.asarray(value)
     if values.dtype == object or values.dtype.kind == "T":
-        return value
+        return values.tolist() if isinstance(value, np.ndarray) else value
     if values.dtype.kind in "mM" and values.size == 1:
         return values.reshape(-1)[0]  # as a Python value it would be a bare number, or lose its unit
     value = values.reshape(-1)[0].item() if values.size == 1 else values.tolist()

@@ -59,6 +59,7 @@ class CubeReader:
         self._with_attrs = with_attrs
         self._parsed: dict[str, tuple[bytes, Json]] = {}
         self._root: tuple[str, ...] = ()
+        self._there: frozenset[str] = frozenset()
         self._cube: Cube | None = None
         self.children: list[str] = []
 
@@ -108,14 +109,16 @@ class CubeReader:
             raise TargetError(f"{self._name}: its Zarr metadata cannot be understood: {error!r}") from error
 
     def _read(self, store: Mapping[str, bytes]) -> Cube | None:
-        # What lies at the root is looked at once: afterwards only this writer, who holds the lock, adds to it.
+        # The root is listed once. Between slices, without the lock, others may add and remove documents that matter:
+        # they are looked for each time, and if not the same ones are there, all is looked at anew.
         root = self._load(read_many(store, self._root))
-        if not self._root or len(root) < len(self._root):
+        if not self._root or root.keys() != self._there:
             # Where each call takes its time, the documents that are likely there are read beside the listing.
             self.children, found = list_and_read(store, LIKELY if is_remote(store) else ())
             self._root = self._roots(self.children)
             found |= read_many(store, [key for key in self._root if key not in found])
             root = self._load({key: found[key] for key in self._root})
+            self._there = frozenset(root)
         if not root:
             return None
         zarr_format = 3 if "zarr.json" in root else 2
@@ -126,7 +129,8 @@ class CubeReader:
             consolidated, attrs = document.get("consolidated_metadata"), document.get("attributes", NO_ATTRS)
         else:
             consolidated = root.get(".zmetadata")
-            attrs = root.get(".zattrs") or (consolidated or {}).get("metadata", {}).get(".zattrs", NO_ATTRS)
+            listed = (consolidated or {}).get("metadata", {}).get(".zattrs", NO_ATTRS)
+            attrs = root.get(".zattrs", listed)
         if consolidated:
             if self._cube is None or not _are_same(self._cube.root, root):
                 arrays = dict(self._listed(zarr_format, consolidated["metadata"]))
@@ -140,7 +144,7 @@ class CubeReader:
         return self._cube
 
     def _roots(self, children: Sequence[str]) -> tuple[str, ...]:
-        """Return the keys of the documents at the root that matter."""
+        """Return the keys of the documents at the root that matter, or would if they were there."""
         if "zarr.json" in children and ".zgroup" in children:
             raise TargetError(
                 f"{self._name} has both zarr.json and .zgroup, so readers of format 3 and 2 see two cubes"
@@ -148,9 +152,9 @@ class CubeReader:
         if "zarr.json" in children:
             return ("zarr.json",)
         if ".zgroup" in children and ".zmetadata" in children:
-            return (".zmetadata", ".zattrs") if self._with_attrs and ".zattrs" in children else (".zmetadata",)
+            return (".zmetadata", ".zattrs") if self._with_attrs else (".zmetadata",)
         if ".zgroup" in children:
-            return (".zgroup", ".zattrs") if ".zattrs" in children else (".zgroup",)
+            return (".zgroup", ".zattrs", ".zmetadata")
         if ".zarray" in children:
             raise TargetError(f"{self._name} is a Zarr array, and a target is a group")
         return ()
