@@ -137,7 +137,7 @@ def contents(store: zarr.storage.MemoryStore) -> dict[str, bytes]:
 
 
 def read_array(mapping: Mapping[str, bytes]) -> Array:
-    cube = CubeReader().read(mapping, "test")
+    cube = CubeReader("test", "time").read(mapping)
     assert cube is not None
     return cube.arrays["a"]
 

@@ -141,7 +141,7 @@ class S3Case(ObjectCase):
 
     def target(self, faults: Faults | None = None, **options: Any) -> ObjectStorage:
         cube, place = (Client(objects, faults or Faults()) for objects in self._objects)
-        return ObjectStorage(cube, place, clock=self.clock, threads=1, quiet=QUIET, **options)
+        return ObjectStorage(cube, place, clock=self.clock, calls_at_once=1, quiet=QUIET, **options)
 
     def state(self) -> dict[str, bytes | None]:
         return dict(self.server.objects())

@@ -385,7 +385,7 @@ def after_each_other(jobs: Sequence[Job], hold: int = 0, until: int = 0, *, repe
 
     def storage() -> ObjectStorage:
         cube, place = (MemoryObjects(data, prefix, delay) for prefix in (CUBE, PLACE))
-        return ObjectStorage(cube, place, clock=clock, threads=1, quiet=QUIET)
+        return ObjectStorage(cube, place, clock=clock, calls_at_once=1, quiet=QUIET)
 
     attempts = []
     for job in jobs:

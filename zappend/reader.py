@@ -53,7 +53,7 @@ class CubeReader:
         The names at the root, when it was looked at.
     """
 
-    def __init__(self, name: str, dim: str, *, with_attrs: bool) -> None:
+    def __init__(self, name: str, dim: str, *, with_attrs: bool = False) -> None:
         self._name = name
         self._dim = dim
         self._with_attrs = with_attrs
