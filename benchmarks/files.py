@@ -31,7 +31,7 @@ blosc = numcodecs.Blosc("lz4", 5) if zarr_format == "2" else zarr.codecs.BloscCo
 for number, path in enumerate(slices):
     with xarray.open_dataset(path) as one:
         chunks = {name: one[name].encoding["chunksizes"] for name in one.data_vars}
-        units = {"units": one.time.encoding["units"], "chunks": (131072,), "compressors": blosc}
+        units = {"units": one.time.encoding["units"], "chunks": (16384,), "compressors": blosc}
         one = one.drop_encoding()
         if number:
             one.drop_vars(["y", "x"]).to_zarr(target, append_dim="time", consolidated=True)

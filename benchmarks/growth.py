@@ -24,7 +24,7 @@ T = TypeVar("T")
 def run(setting: Setting) -> list[Table]:
     few, many, at_once = (2, 20, 2) if setting.quick else (100, 10_000, 100)
     # As many labels in its last chunk as the large cube has, so that what is read of them is alike.
-    labels = 8 * LABELS_PER_CHUNK + many
+    labels = 64 * LABELS_PER_CHUNK + many
     work = Work("growth", 1, (32, 32), (32, 32), slices=2 if setting.quick else 20)
     with place(setting.memory_folder) as folder:
         cubes = {}

@@ -13,7 +13,7 @@ import xarray as xr
 DIMS = ("time", "y", "x")
 UNITS = "hours since 2024-01-01"
 LABELS = {"units": UNITS, "dtype": "i8", "calendar": "standard"}
-LABELS_PER_CHUNK = 131072
+LABELS_PER_CHUNK = 16384
 BLOSC: dict[str, Any] = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}
 """The codec of all contestants, which is what a new cube of zappend has."""
 
