@@ -30,7 +30,7 @@ from numpy.dtypes import StringDType
 import zappend
 from zappend.errors import SliceError
 
-QUICK, MANY = 60, 5000
+QUICK, MANY = 40, 5000
 """Sequences in a run of the tests, and of the campaign."""
 
 EPOCH = np.datetime64("2026-01-01", "ns")
