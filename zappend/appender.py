@@ -34,7 +34,7 @@ from zappend.variables import select
 
 __all__ = ["Appender"]
 
-BYTES_PER_READ = 2**25
+BYTES_PER_READ = 2**24
 """What is read of a slice at a time, unless a single chunk is larger: bounds memory, and keeps reads few."""
 
 SMALL_BYTES = 2**17
