@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import cubes
 import pytest
@@ -15,6 +18,7 @@ import xarray as xr
 from commands import run, run_process
 
 import zappend
+from zappend.cli import main
 from zappend.config import Settings
 
 
@@ -160,3 +164,22 @@ def test_every_setting_is_an_option_and_in_the_readme() -> None:
         option = f"--{name.replace('_', '-')}"
         assert (option in help_text) == (f"`{option}" in readme) == (name not in NO_OPTIONS)
         assert f"`{name}`" in readme
+
+
+class Terminal(io.StringIO):
+    """A stream that looks like a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+    paths = cubes.write_netcdf(tmp_path, [cubes.small(2 * i) for i in range(3)])
+    arguments = ["zappend", "append", "-t", str(tmp_path / "cube.zarr"), *map(str, paths)]
+    terminal = Terminal()
+    patched = mock.patch.object(sys, "argv", arguments)
+    with contextlib.redirect_stderr(terminal), patched, pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert "Appending" in terminal.getvalue()
+    cubes.assert_cube(tmp_path / "cube.zarr", cubes.concatenated([xr.load_dataset(path) for path in paths]))

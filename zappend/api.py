@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from zappend.ahead import SliceOpener
 from zappend.appender import Appender
 from zappend.config import ConfigLike, Settings, load_settings
 from zappend.dryrun import DryRun
 from zappend.errors import UsageError, ZappendError
 from zappend.groups import cube_in, documents_above
 from zappend.plan import Plan
-from zappend.slices import Slice, open_slice
+from zappend.slices import Slice
 from zappend.txn.context import Transaction, rollback, transaction
 from zappend.txn.replay import Settlement
 from zappend.txn.storage import Storage, check_key
@@ -136,10 +137,13 @@ def append(
         storage.calls_at_once = min(storage.calls_at_once, checked.threads)
     done: list[Appended] = []
     checked = replace(checked, group=group, zarr_format=checked.zarr_format or _format_above(storage, group))
-    with Appender(storage.name, checked, storage.calls_at_once) as appender:
+    with (
+        Appender(storage.name, checked, storage.calls_at_once) as appender,
+        SliceOpener(items, checked) as opener,
+    ):
         for index, item in enumerate(items):
             try:
-                with open_slice(item, index, checked) as new:
+                with opener.open(item, index) as new:
                     if view is not None:
                         done.append(_append_to(view, appender, new, group))
                     else:

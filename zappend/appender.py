@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +34,7 @@ from zappend.variables import select
 
 __all__ = ["Appender"]
 
-BYTES_PER_READ = 2**25
+BYTES_PER_READ = 2**24
 """What is read of a slice at a time, unless a single chunk is larger: bounds memory, and keeps reads few."""
 
 SMALL_BYTES = 2**17
@@ -45,6 +45,9 @@ WRITES_AT_ONCE = 8
 
 BYTES_IN_FLIGHT = 2**25
 """Bytes of chunks, before they are encoded, that may be under way beside two a processor."""
+
+BYTES_OF_ORIGINALS = 2**25
+"""Bytes of chunks, decoded, of which the originals are read together, and once for the log and for merging."""
 
 BYTES_PER_WRITE = 2**25
 """Encoded bytes that are written together at most."""
@@ -132,7 +135,20 @@ class Appender:
         plan = plan_append(fit, new, self._settings, tail, stored, known)
         self._reader.learn(plan.cube, plan.documents)
         self._fit = plan.fit
-        return plan
+        return replace(plan, known={**plan.known, **self._originals(store, plan)})
+
+    def _originals(self, store: Mapping[str, bytes], plan: Plan) -> dict[str, bytes | None]:
+        """Return the bytes of chunks that will be changed, read together, as far as memory allows."""
+        keys: list[str] = []
+        left = BYTES_OF_ORIGINALS
+        for write in plan.writes:
+            for chunk in write.chunks:
+                if chunk.keeps and chunk.key not in plan.known:
+                    left -= write.chunk_bytes
+                    if left < 0:
+                        return read_many(store, keys)
+                    keys.append(chunk.key)
+        return read_many(store, keys)
 
     def check_replaceable(self, store: Mapping[str, bytes]) -> None:
         """Raise `TargetError` unless what is in `store` is a Zarr group, or nothing."""
@@ -193,12 +209,12 @@ class Appender:
                 if self._pool is None and not together:
                     sizes.append(work(job).size)
                     continue
-                if self._pool is None or job.size <= SMALL_BYTES:
+                if self._pool is None or job.write.chunk_bytes <= SMALL_BYTES:
                     encoded = self._encode(job, plan, store)
                     sizes.append(encoded.size)
                     batch.add(encoded)
                     continue
-                while len(running) >= self._in_flight(job):
+                while len(running) >= self._in_flight(job.write):
                     finish_first()
                 running.append(self._pool.submit(work, job))
             while running:
@@ -213,9 +229,9 @@ class Appender:
         written = [size for size in sizes if size is not None]
         return len(written), sum(written)
 
-    def _in_flight(self, job: _Job) -> int:
-        """Return how many chunks like that of `job` may be under way: two a processor, more if they are small."""
-        return max(2 * self._threads, min(self._most_in_flight, BYTES_IN_FLIGHT // max(job.size, 1)))
+    def _in_flight(self, write: ArrayWrite) -> int:
+        """Return how many chunks like those of `write` may be under way: two a processor, more if they are small."""
+        return max(2 * self._threads, min(self._most_in_flight, BYTES_IN_FLIGHT // write.chunk_bytes))
 
     def _jobs(self, plan: Plan, codecs: Sequence[ChunkCodec]) -> Iterator[_Job]:
         for write, codec in zip(plan.writes, codecs, strict=True):
@@ -233,12 +249,14 @@ class Appender:
     def _encode(self, job: _Job, plan: Plan, store: Mapping[str, bytes]) -> _Encoded:
         write, chunk, codec, array = job.write, job.chunk, job.codec, job.write.array
         stored = self._stored(job, plan.new)
-        old = plan.known.get(chunk.key) or store.get(chunk.key) if chunk.keeps else None
+        old = None
+        if chunk.keeps:
+            old = plan.known[chunk.key] if chunk.key in plan.known else store.get(chunk.key)
         if stored.shape != array.chunks:
             whole = np.full(array.chunks, array.padding, array.dtype)
             if old is not None and write.axis is not None:
                 kept = (*[slice(None)] * write.axis, slice(0, chunk.keeps))
-                before = self._arrays.decode(array, chunk.key, old) if chunk.key in plan.known else codec.decode(old)
+                before = codec.decode(old) if write.stored is None else self._arrays.decode(array, chunk.key, old)
                 whole[kept] = before[kept]
             whole[chunk.in_chunk] = stored
             stored = whole
@@ -278,11 +296,6 @@ class _Job:
     chunk: ChunkWrite
     codec: ChunkCodec
     values: Block
-
-    @property
-    def size(self) -> int:
-        array = self.write.array
-        return prod(array.chunks) * array.dtype.itemsize
 
 
 @dataclass(frozen=True)

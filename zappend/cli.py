@@ -18,6 +18,8 @@ from zappend.errors import ZappendError
 from zappend.version import __version__
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from zappend.api import AppendResult, Settlement
 
 __all__ = ["main"]
@@ -212,7 +214,21 @@ def _progress(slices: tuple[str, ...], *, show: bool) -> Iterator[Any]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        yield progress.track(slices, description="Appending")
+        yield _Tracked(slices, progress)
+
+
+class _Tracked(tuple[str, ...]):
+    """Slices that a progress bar goes along with; still a tuple, in which the next one can be seen."""
+
+    _progress: Progress
+
+    def __new__(cls, slices: tuple[str, ...], progress: Progress) -> _Tracked:
+        self = super().__new__(cls, slices)
+        self._progress = progress
+        return self
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._progress.track(self[:], description="Appending"))
 
 
 def _tell_appended(result: AppendResult, verbose: bool) -> None:

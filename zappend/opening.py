@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from zappend.completeness import completeness
@@ -19,12 +20,22 @@ from zappend.polling import NotYet, wait_for
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["first_line", "open_path"]
+__all__ = ["first_line", "is_netcdf4", "local_path", "open_path"]
 
 log = logging.getLogger(__name__)
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 NETCDF3_MAGIC = b"CDF"
+
+UNDECODED: dict[str, Any] = {
+    "mask_and_scale": False,
+    "decode_times": False,
+    "decode_timedelta": False,
+    "decode_coords": False,
+    "chunks": None,
+    "cache": False,
+}
+"""How xarray opens a dataset as it is stored, and reads of it what is asked for."""
 
 
 def open_path(path: str, settings: Settings) -> xr.Dataset:
@@ -100,19 +111,26 @@ def _open_now(path: str) -> xr.Dataset:
         raise NotYet(f"slice {path}: there is no such file or folder")
     options = _zarr_options(path) if os.path.isdir(path) else _file_options(path)
     try:
-        return xr.open_dataset(
-            path,
-            mask_and_scale=False,
-            decode_times=False,
-            decode_timedelta=False,
-            decode_coords=False,
-            chunks=None,
-            cache=False,
-            **options,
-        )
+        if options.get("engine") == "h5netcdf":
+            return _open_netcdf4(path)
+        return xr.open_dataset(path, **UNDECODED, **options)
     except Exception as error:
         # What a damaged file raises is up to each reader.
         raise NotYet(f"slice {path}: it is no dataset that can be read: {first_line(error)}") from error
+
+
+def _open_netcdf4(path: str) -> xr.Dataset:
+    import xarray as xr
+
+    from zappend.netcdf import open_netcdf4  # brings in h5py
+
+    with ExitStack() as stack:
+        store, file = open_netcdf4(path)
+        stack.callback(file.close)
+        stack.callback(store.close)
+        dataset = xr.open_dataset(store, **UNDECODED)
+        dataset.set_close(stack.pop_all().close)
+        return dataset
 
 
 def _zarr_options(path: str) -> dict[str, Any]:
@@ -145,6 +163,22 @@ def _file_options(path: str) -> dict[str, Any]:
             ) from None
         return {"engine": "netcdf4"}
     return {}
+
+
+def local_path(item: str | os.PathLike[Any]) -> str:
+    """Return the path that a user gave, without the ``file://`` that it may begin with."""
+    return str(os.fspath(item)).removeprefix("file://")
+
+
+def is_netcdf4(path: str) -> bool:
+    """Tell whether there is a file at `path` that begins as those of NetCDF-4 do."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
+    except OSError:
+        return False
 
 
 def first_line(error: BaseException) -> str:

@@ -99,6 +99,11 @@ class ArrayWrite:
         )
 
     @cached_property
+    def chunk_bytes(self) -> int:
+        """Size of a chunk before it is encoded, at least 1."""
+        return max(math.prod(self.array.chunks) * self.array.dtype.itemsize, 1)
+
+    @cached_property
     def chunks(self) -> tuple[ChunkWrite, ...]:
         """All chunks in `grid`."""
         return tuple(self.chunks_in(self.grid))
@@ -146,7 +151,7 @@ class Plan:
     cube
         The cube as it will be.
     known
-        Bytes of chunks as they are, of some that will change.
+        Bytes of chunks as they are, of some that will change; ``None`` for one that is not there.
     fit
         That slices with the same structure fit the cube as it will be; ``None`` if that is not known.
     """
@@ -158,7 +163,7 @@ class Plan:
     writes: tuple[ArrayWrite, ...]
     documents: Mapping[str, bytes]
     cube: Cube
-    known: Mapping[str, bytes]
+    known: Mapping[str, bytes | None]
     fit: Fit | None
 
     def keys(self) -> tuple[list[str], list[str]]:

@@ -21,7 +21,7 @@ from zappend.datatypes import STRING, Block
 from zappend.encoding import Encoding, encoding_attrs
 from zappend.errors import SliceError, UsageError
 from zappend.kinds import is_missing, kind_of, kind_of_type
-from zappend.opening import first_line, open_path
+from zappend.opening import first_line, local_path, open_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -102,6 +102,15 @@ class SliceVariable:
     @property
     def _is_in_memory(self) -> bool:
         return bool(getattr(self.data, "_in_memory", False))  # xarray tells this under no public name
+
+    @property
+    def size_in_bytes(self) -> int:
+        """How much memory the values take, without what objects take."""
+        return int(self.data.nbytes)
+
+    def load(self) -> None:
+        """Read all values now, and keep them."""
+        self.data.load()
 
     def _read(self, data: xr.Variable) -> Block:
         try:
@@ -194,9 +203,8 @@ def open_slice(item: Any, index: int = 0, settings: Settings | None = None) -> I
     if isinstance(item, xr.Dataset):
         yield _from_dataset(item, str(index))
     elif isinstance(item, (str, os.PathLike)):
-        path = str(os.fspath(item))
-        with open_path(path.removeprefix("file://"), settings or Settings()) as dataset:
-            yield _from_dataset(dataset, path)
+        with open_path(local_path(item), settings or Settings()) as dataset:
+            yield _from_dataset(dataset, str(os.fspath(item)))
     else:
         raise UsageError(f"slice {index} must be a path or an xarray.Dataset, not {type(item).__name__}")
 

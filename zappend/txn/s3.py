@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -30,6 +29,7 @@ KEYS_PER_DELETE = 1000
 AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 NETWORK = (HTTPClientError, BotoConnectionError)
 CONDITIONS = (("PutObject", "IfNoneMatch"), ("PutObject", "IfMatch"), ("DeleteObject", "IfMatch"))
+CLIENTS = "_zappend_clients"
 CONNECTIONS = 64
 """How many requests can be under way; botocore itself has no more than ten."""
 READS = 3
@@ -57,7 +57,7 @@ class S3Objects(Objects):
     """
 
     def __init__(self, fs: S3FileSystem, root: str) -> None:
-        self._reads, self._writes = _clients_of(fs, os.getpid())
+        self._reads, self._writes = _clients_of(fs)
         self._bucket, _, prefix = root.strip("/").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self.is_root = not prefix
@@ -163,12 +163,14 @@ class S3Objects(Objects):
             _tell_fate(error, f"{self.name}/{key}")
 
 
-@lru_cache(maxsize=64)
-def _clients_of(fs: S3FileSystem, pid: int) -> tuple[S3FileSystem, S3FileSystem]:
-    """Return two file systems like `fs`, one to read and one to write; they are kept, since it takes time to make them.
+def _clients_of(fs: S3FileSystem) -> tuple[S3FileSystem, S3FileSystem]:
+    """Return two file systems like `fs`, one to read and one to write; it keeps them, since it takes time to make them.
 
     The second sends each request once, and waits less than a quarter of a lease for the answer.
     """
+    kept = vars(fs).get(CLIENTS)
+    if kept is not None and kept[0] == os.getpid():
+        return kept[1], kept[2]
     given = fs.storage_options.get("config_kwargs") or {}
     reads = {"max_pool_connections": CONNECTIONS, **given}
     writes = {"connect_timeout": 5, "read_timeout": LEASE / 5, **reads}
@@ -178,6 +180,7 @@ def _clients_of(fs: S3FileSystem, pid: int) -> tuple[S3FileSystem, S3FileSystem]
         for config in (reads, writes)
     )
     writer.retries = 1
+    vars(fs)[CLIENTS] = os.getpid(), reader, writer
     return reader, writer
 
 

@@ -208,7 +208,7 @@ class TransactionStore(MutableMapping[str, bytes]):
             self._gone_prefixes[prefix] = None
 
     def log_ahead(
-        self, new: Collection[str], changed: Collection[str] = (), known: Mapping[str, bytes] | None = None
+        self, new: Collection[str], changed: Collection[str] = (), known: Mapping[str, bytes | None] | None = None
     ) -> None:
         """Log the originals of all keys that are going to be written, in one object, however many they are.
 
@@ -289,7 +289,9 @@ class TransactionStore(MutableMapping[str, bytes]):
             self._lead(group)
             missing = [key for key in missing if key not in self._logged]
 
-    def _lead(self, keys: Collection[str], new: Collection[str] = (), known: Mapping[str, bytes] | None = None) -> None:
+    def _lead(
+        self, keys: Collection[str], new: Collection[str] = (), known: Mapping[str, bytes | None] | None = None
+    ) -> None:
         try:
             if keys:
                 self._flush(keys, new, known or {})
@@ -298,7 +300,7 @@ class TransactionStore(MutableMapping[str, bytes]):
                 self._flushing = False
                 self._guard.notify_all()
 
-    def _flush(self, keys: Collection[str], new: Collection[str], known: Mapping[str, bytes]) -> None:
+    def _flush(self, keys: Collection[str], new: Collection[str], known: Mapping[str, bytes | None]) -> None:
         try:
             if not self._log.hot:
                 self._log.fingerprint(self._root())
@@ -326,7 +328,9 @@ class TransactionStore(MutableMapping[str, bytes]):
                 break
         return root
 
-    def _pre_images(self, new: Iterable[str], changed: Iterable[str], known: Mapping[str, bytes]) -> Iterator[PreImage]:
+    def _pre_images(
+        self, new: Iterable[str], changed: Iterable[str], known: Mapping[str, bytes | None]
+    ) -> Iterator[PreImage]:
         for key in new:
             yield key, None
         yield from ((key, known[key]) for key in changed if key in known)
