@@ -203,7 +203,7 @@ def test_one_thread_is_the_calling_thread(tmp_path: Path) -> None:
 
 @formats
 def test_large_slices_are_read_in_parts(tmp_path: Path, zarr_format: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zappend.appender.BYTES_PER_READ", 1000)
+    monkeypatch.setattr("zappend.jobs.BYTES_PER_READ", 1000)
     monkeypatch.setattr("zappend.chunking.BEST_CHUNK", 500)
     datasets = [
         xr.Dataset(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from math import prod
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,17 +24,15 @@ from zappend.datatypes import Block
 from zappend.errors import SliceError, TargetError, ZappendError
 from zappend.exact import EncodingError
 from zappend.fit import Fit, fit_to
+from zappend.jobs import Job, jobs_of
 from zappend.metadata import Array, Cube, encodings_of
-from zappend.plan import ArrayWrite, ChunkWrite, Plan, plan_append, plan_creation
+from zappend.plan import ArrayWrite, Plan, plan_append, plan_creation
 from zappend.reader import CubeReader
-from zappend.slices import Slice, SliceVariable
+from zappend.slices import Slice
 from zappend.stores import is_remote, read_many
 from zappend.variables import select
 
 __all__ = ["Appender"]
-
-BYTES_PER_READ = 2**24
-"""What is read of a slice at a time, unless a single chunk is larger: bounds memory, and keeps reads few."""
 
 SMALL_BYTES = 2**17
 """Chunks that are not larger than this, before they are encoded, are encoded before a thread would begin with them."""
@@ -198,14 +195,14 @@ class Appender:
             if together:
                 batch.add(encoded)
 
-        def work(job: _Job) -> _Encoded:
+        def work(job: Job) -> _Encoded:
             encoded = self._encode(job, plan, store)
             if not together and encoded.data is not None:
                 store[encoded.key] = encoded.data
             return encoded
 
         try:
-            for job in self._jobs(plan, codecs):
+            for job in jobs_of(plan, codecs):
                 if self._pool is None and not together:
                     sizes.append(work(job).size)
                     continue
@@ -233,20 +230,7 @@ class Appender:
         """Return how many chunks like those of `write` may be under way: two a processor, more if they are small."""
         return max(2 * self._threads, min(self._most_in_flight, BYTES_IN_FLIGHT // write.chunk_bytes))
 
-    def _jobs(self, plan: Plan, codecs: Sequence[ChunkCodec]) -> Iterator[_Job]:
-        for write, codec in zip(plan.writes, codecs, strict=True):
-            variable = plan.new.variables[write.array.name]
-            for box in _boxes(write, variable):
-                region = write.region(box)
-                values = variable.read(region) if write.stored is None else write.stored[region]
-                for chunk in write.chunks if box == write.grid else write.chunks_in(box):
-                    inner: tuple[Any, ...] = tuple(
-                        slice(part.start - side.start, part.stop - side.start)
-                        for part, side in zip(chunk.in_slice, region, strict=True)
-                    )
-                    yield _Job(write, chunk, codec, values[(*inner, ...)])
-
-    def _encode(self, job: _Job, plan: Plan, store: Mapping[str, bytes]) -> _Encoded:
+    def _encode(self, job: Job, plan: Plan, store: Mapping[str, bytes]) -> _Encoded:
         write, chunk, codec, array = job.write, job.chunk, job.codec, job.write.array
         stored = self._stored(job, plan.new)
         old = None
@@ -275,7 +259,7 @@ class Appender:
             self._arrays.keep(chunk.key, data, stored.copy())  # a user may reuse the array for the next slice
         return _Encoded(chunk.key, data)
 
-    def _stored(self, job: _Job, new: Slice) -> Block:
+    def _stored(self, job: Job, new: Slice) -> Block:
         """Return the values of a chunk as they are to be stored."""
         write, name = job.write, job.write.array.name
         if write.stored is not None:
@@ -286,16 +270,6 @@ class Appender:
         except EncodingError as error:
             where = error.shifted(part.start for part in job.chunk.in_slice)
             raise SliceError(f"slice {new.name}: variable {name!r}: {where}") from error
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A chunk to encode, and the values of the slice that it gets."""
-
-    write: ArrayWrite
-    chunk: ChunkWrite
-    codec: ChunkCodec
-    values: Block
 
 
 @dataclass(frozen=True)
@@ -343,21 +317,3 @@ def _wait_for(running: Iterable[Future[Any]]) -> None:
         except KeyboardInterrupt:
             continue
         return
-
-
-def _boxes(write: ArrayWrite, variable: SliceVariable) -> Iterator[Box]:
-    """Cut the grid of chunks into boxes that are read at once, along the slowest dimensions first."""
-    itemsize = max(variable.dtype.itemsize, write.array.dtype.itemsize)
-
-    def cut(box: Box) -> Iterator[Box]:
-        size = prod(part.stop - part.start for part in write.region(box)) * itemsize
-        longest = next((axis for axis, side in enumerate(box) if len(side) > 1), None)
-        if size <= BYTES_PER_READ or longest is None:
-            yield box
-            return
-        side = box[longest]
-        middle = side.start + len(side) // 2
-        for half in (range(side.start, middle), range(middle, side.stop)):
-            yield from cut((*box[:longest], half, *box[longest + 1 :]))
-
-    return cut(write.grid)

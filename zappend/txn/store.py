@@ -220,7 +220,7 @@ class TransactionStore(MutableMapping[str, bytes]):
         changed
             Keys whose value is read and logged.
         known
-            Values of some of these, as this transaction has read them, which are logged without reading them again.
+            Values of some of these, ``None`` if not there, as this transaction has read them; they are not read again.
         """
         keys = dict.fromkeys(check_key(key) for key in (*new, *changed))
         with self._writing(keys):
