@@ -40,7 +40,7 @@ SMALL_BYTES = 2**17
 WRITES_AT_ONCE = 8
 """Threads for chunks of which each is synced: a disk takes several at once."""
 
-BYTES_IN_FLIGHT = 2**25
+BYTES_IN_FLIGHT = 2**24
 """Bytes of chunks, before they are encoded, that may be under way beside two a processor."""
 
 BYTES_OF_ORIGINALS = 2**25
