@@ -103,10 +103,10 @@ class ArrayReader:
 
     def keep(self, key: str, data: bytes, block: Block) -> None:
         """Note that `data`, at `key`, holds the values `block`, which nobody is to change any more."""
-        known = self._kept.get(key)
-        size = self._kept_bytes - (known[1].nbytes if known else 0) + block.nbytes
-        if size <= KEPT_BYTES:
-            self._kept[key], self._kept_bytes = (data, block), size
+        self._forget(key)
+        if self._kept_bytes + block.nbytes <= KEPT_BYTES:
+            self._kept[key] = data, block
+            self._kept_bytes += block.nbytes
 
     def _forget(self, key: str) -> None:
         if (known := self._kept.pop(key, None)) is not None:
