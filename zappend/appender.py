@@ -183,6 +183,8 @@ class Appender:
             If a value of the slice cannot be stored. Chunks may have been written then, but no document.
         """
         codecs = [self._arrays.codec(write.array) for write in plan.writes]  # refused before the first write
+        large = sum(len(write.chunks) for write in plan.writes if write.chunk_bytes > SMALL_BYTES)
+        pool = self._pool if large > 1 else None  # a chunk alone is done sooner than a thread would begin with it
         batch = _Batch(store)
         together = is_remote(store)  # then a thread that encodes must not wait for an answer
         sizes: list[int | None] = []
@@ -206,14 +208,14 @@ class Appender:
                 if self._pool is None and not together:
                     sizes.append(work(job).size)
                     continue
-                if self._pool is None or job.write.chunk_bytes <= SMALL_BYTES:
+                if pool is None or job.write.chunk_bytes <= SMALL_BYTES:
                     encoded = self._encode(job, plan, store)
                     sizes.append(encoded.size)
                     batch.add(encoded)
                     continue
                 while len(running) >= self._in_flight(job.write):
                     finish_first()
-                running.append(self._pool.submit(work, job))
+                running.append(pool.submit(work, job))
             while running:
                 finish_first()
             batch.flush()
