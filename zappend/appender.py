@@ -129,18 +129,18 @@ class Appender:
         stored = {array.name: block for (array, _), block in zip(constants, blocks, strict=False)}
         tail = blocks[-1] if last else None
         known = {key: data for region in last for key, data in self._arrays.kept_data(*region).items()}
-        plan = plan_append(fit, new, self._settings, tail, stored, known)
+        plan = plan_append(fit, new, self._settings, tail, stored)
         self._reader.learn(plan.cube, plan.documents)
         self._fit = plan.fit
-        return replace(plan, known={**plan.known, **self._originals(store, plan)})
+        return replace(plan, known={**known, **self._originals(store, plan, known)})
 
-    def _originals(self, store: Mapping[str, bytes], plan: Plan) -> dict[str, bytes | None]:
-        """Return the bytes of chunks that will be changed, read together, as far as memory allows."""
+    def _originals(self, store: Mapping[str, bytes], plan: Plan, known: Mapping[str, bytes]) -> dict[str, bytes | None]:
+        """Return the bytes of further chunks that will be changed, read together, as far as memory allows."""
         keys: list[str] = []
         left = BYTES_OF_ORIGINALS
         for write in plan.writes:
             for chunk in write.chunks:
-                if chunk.keeps and chunk.key not in plan.known:
+                if chunk.keeps and chunk.key not in known:
                     left -= write.chunk_bytes
                     if left < 0:
                         return read_many(store, keys)

@@ -151,7 +151,8 @@ class Plan:
     cube
         The cube as it will be.
     known
-        Bytes of chunks as they are, of some that will change; ``None`` for one that is not there.
+        Bytes of chunks as they are, of some that will change; ``None`` for one that is not there. None are known by
+        planning: who reads them adds them.
     fit
         That slices with the same structure fit the cube as it will be; ``None`` if that is not known.
     """
@@ -234,7 +235,6 @@ def plan_append(
     settings: Settings,
     tail: Block | None,
     constants: Mapping[str, Block],
-    known: Mapping[str, bytes],
 ) -> Plan:
     """Return the plan by which a cube grows by the slice `new`.
 
@@ -250,8 +250,6 @@ def plan_append(
         The last two stored labels, or as many as there are; ``None`` if the cube has no labels.
     constants
         The stored values of arrays that do not have the append dimension, as far as they are to be compared.
-    known
-        Bytes of chunks that were read to know this.
 
     Raises
     ------
@@ -282,7 +280,7 @@ def plan_append(
         grown = grown.with_attrs({**kept, **new.attrs})
     documents = grown.documents(arrays, attrs_changed=grown.attrs != cube.attrs)
     next_fit = Fit(grown, fit.structure, fit.size + size, encodings, equal)
-    return Plan(False, fit.size, fit.size + size, new, tuple(writes), documents, grown, known, next_fit)
+    return Plan(False, fit.size, fit.size + size, new, tuple(writes), documents, grown, {}, next_fit)
 
 
 def _warn_of_shards(new: Slice, writes: list[ArrayWrite], size: int) -> None:

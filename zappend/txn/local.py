@@ -341,7 +341,7 @@ class LocalStorage(FolderArea, Storage):
 
 
 def _content_of(path: str) -> bytes:
-    # The bare calls take half the time that a file object takes, which an append of small chunks feels.
+    # The bare calls take less time than a file object, which an append of small chunks feels.
     fd = os.open(path, os.O_RDONLY)
     try:
         left = os.fstat(fd).st_size
