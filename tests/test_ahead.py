@@ -19,9 +19,9 @@ import pytest
 import xarray as xr
 
 import zappend
-from zappend.config import Settings
 from zappend.errors import SliceError
 from zappend.opening import is_netcdf4, open_path
+from zappend.settings import Settings
 
 with_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only /proc tells which files are open")
 

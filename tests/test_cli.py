@@ -19,7 +19,6 @@ from commands import run, run_process
 
 import zappend
 from zappend.cli import main
-from zappend.config import Settings
 
 
 def test_append_then_append_then_rollback(tmp_path: Path) -> None:
@@ -151,19 +150,6 @@ def test_help_and_version_import_neither_xarray_nor_zarr() -> None:
         )
         done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout.splitlines()[-1]) == []
-
-
-NO_OPTIONS = {"slice_polling", "slice_missing_chunks", "variables"}
-"""Settings of keywords and configuration files alone."""
-
-
-def test_every_setting_is_an_option_and_in_the_readme() -> None:
-    help_text = run("append", "--help").out
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    for name in Settings.__struct_fields__:
-        option = f"--{name.replace('_', '-')}"
-        assert (option in help_text) == (f"`{option}" in readme) == (name not in NO_OPTIONS)
-        assert f"`{name}`" in readme
 
 
 class Terminal(io.StringIO):

@@ -22,9 +22,10 @@ from commands import run, run_process
 
 import zappend
 from zappend.completeness import completeness
-from zappend.config import Polling, load_settings
+from zappend.config import load_settings
 from zappend.errors import SliceError, UsageError
 from zappend.polling import NotYet, wait_for
+from zappend.settings import Polling
 from zappend.testing import SteppingClock
 
 FORMATS = [2, 3]

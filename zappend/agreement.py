@@ -9,10 +9,10 @@ from typing import Any
 from msgspec import UNSET
 
 from zappend.codecspec import chunk_keys, codec_differences
-from zappend.config import EncodingSettings, Settings
 from zappend.encoding import Encoding, encoding_attrs, same, same_units
 from zappend.errors import UsageError
 from zappend.metadata import Array, Cube
+from zappend.settings import EncodingSettings, Settings
 from zappend.slices import Slice
 from zappend.variables import encoding_settings, fill_number, named_type, sizes_of, type_name
 

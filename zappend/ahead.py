@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from zappend.config import Settings
 from zappend.opening import is_netcdf4, local_path
+from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable, open_slice
 
 __all__ = ["SliceOpener"]

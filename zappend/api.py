@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from zappend.ahead import SliceOpener
 from zappend.appender import Appender
-from zappend.config import ConfigLike, Settings, load_settings
+from zappend.config import ConfigLike, load_settings
 from zappend.dryrun import DryRun
 from zappend.errors import UsageError, ZappendError
 from zappend.groups import cube_in, documents_above
 from zappend.plan import Plan
+from zappend.settings import Settings
 from zappend.slices import Slice
 from zappend.txn.context import Transaction, rollback, transaction
 from zappend.txn.replay import Settlement

@@ -19,7 +19,6 @@ from zappend.arrays import ArrayReader, Box
 from zappend.cf import to_stored
 from zappend.checks import own_problems, refuse
 from zappend.codec import ChunkCodec, single_threaded_blosc
-from zappend.config import Settings
 from zappend.datatypes import Block
 from zappend.errors import SliceError, TargetError, ZappendError
 from zappend.exact import EncodingError
@@ -28,6 +27,7 @@ from zappend.jobs import Job, jobs_of
 from zappend.metadata import Array, Cube, encodings_of
 from zappend.plan import ArrayWrite, Plan, plan_append, plan_creation
 from zappend.reader import CubeReader
+from zappend.settings import Settings
 from zappend.slices import Slice
 from zappend.stores import is_remote, read_many
 from zappend.variables import select

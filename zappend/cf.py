@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from zappend.config import Overflow
 from zappend.datatypes import BYTES, STRING, Block
 from zappend.encoding import MASKS, PACKING_KEYS, Encoding, decode, encoding_attrs, fill_missing, same
 from zappend.exact import EncodingError, cast_exactly, outside_of, refusal
 from zappend.kinds import is_missing, is_storable, kind_of
+from zappend.settings import Overflow
 from zappend.times import choose_time_encoding, encode_times
 
 __all__ = ["choose_encoding", "to_stored"]

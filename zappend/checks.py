@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from zappend.cf import to_stored
-from zappend.config import Settings
 from zappend.datatypes import Block
 from zappend.encoding import STANDARD_CALENDARS, Encoding, encoding_attrs, same
 from zappend.errors import SliceError, TargetError
@@ -17,6 +16,7 @@ from zappend.exact import EncodingError
 from zappend.kinds import is_storable
 from zappend.labels import check_labels, label_faults, parse_step
 from zappend.metadata import Array, Cube
+from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable
 
 __all__ = [

@@ -8,11 +8,11 @@ from collections.abc import Container, Iterable
 
 from msgspec import UNSET
 
-from zappend.config import EncodingSettings
 from zappend.datatypes import is_variable_length
 from zappend.encoding import Encoding
 from zappend.errors import UsageError
 from zappend.metadata import Array
+from zappend.settings import EncodingSettings
 from zappend.slices import SliceVariable
 from zappend.variables import sizes_of
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from msgspec import UNSET
 
-from zappend.config import EncodingSettings
 from zappend.datatypes import is_bytes, is_variable_length
 from zappend.errors import UsageError
 from zappend.metadata import Array, Json
+from zappend.settings import EncodingSettings
 
 __all__ = ["chunk_keys", "codec_differences", "codecs_for"]
 

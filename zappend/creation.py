@@ -14,13 +14,13 @@ from msgspec import UNSET
 from zappend.cf import choose_encoding
 from zappend.chunking import choose_shapes
 from zappend.codecspec import chunk_keys, codecs_for
-from zappend.config import EncodingSettings
 from zappend.datatypes import Block
 from zappend.encoding import PACKING_KEYS, Encoding, decode, same
 from zappend.errors import UsageError
 from zappend.exact import EncodingError
 from zappend.kinds import is_missing, is_storable, kind_of_type
 from zappend.metadata import Array, new_array
+from zappend.settings import EncodingSettings
 from zappend.slices import SliceVariable
 from zappend.variables import fill_number, named_type, type_name
 

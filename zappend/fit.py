@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from zappend.agreement import check_encodings
 from zappend.checks import cube_size, refuse, structure_problems
-from zappend.config import Settings
 from zappend.datatypes import Block
 from zappend.encoding import Encoding
 from zappend.errors import UsageError
 from zappend.metadata import Cube, encodings_of
+from zappend.settings import Settings
 from zappend.slices import Slice
 from zappend.variables import check_names
 

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from zappend.completeness import completeness
-from zappend.config import Settings
 from zappend.errors import SliceError
 from zappend.polling import NotYet, wait_for
+from zappend.settings import Settings
 
 if TYPE_CHECKING:
     import xarray as xr

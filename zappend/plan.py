@@ -24,13 +24,13 @@ from zappend.checks import (
     size_problems,
 )
 from zappend.chunking import warn_of_sizes
-from zappend.config import Settings
 from zappend.creation import create_array
 from zappend.datatypes import Block
 from zappend.encoding import Encoding
 from zappend.exact import EncodingError
 from zappend.fit import Fit
 from zappend.metadata import Array, Cube, new_cube
+from zappend.settings import Settings
 from zappend.slices import Slice
 from zappend.variables import check_names, encoding_settings
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from zappend.config import Polling
 from zappend.errors import SliceError
+from zappend.settings import Polling
 
 __all__ = ["NotYet", "wait_for"]
 

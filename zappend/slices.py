@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zappend.cf import to_stored
-from zappend.config import Settings
 from zappend.datatypes import STRING, Block
 from zappend.encoding import Encoding, encoding_attrs
 from zappend.errors import SliceError, UsageError
 from zappend.kinds import is_missing, kind_of, kind_of_type
 from zappend.opening import first_line, local_path, open_path
+from zappend.settings import Settings
 
 if TYPE_CHECKING:
     import xarray as xr

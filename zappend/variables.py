@@ -21,10 +21,10 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import asdict
 
-from zappend.config import EncodingSettings, Settings
 from zappend.datatypes import BYTES, STRING, is_bytes, is_variable_length
 from zappend.encoding import Encoding
 from zappend.errors import SliceError, UsageError
+from zappend.settings import EncodingSettings, Settings
 from zappend.slices import LARGEST_NUMBER, RELATED, Slice, SliceVariable
 
 __all__ = ["check_names", "encoding_settings", "fill_number", "named_type", "select", "sizes_of", "type_name"]
