@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -12,10 +13,12 @@ from msgspec.structs import replace
 from zappend.ahead import SliceOpener
 from zappend.appender import Appender
 from zappend.config import ConfigLike, load_settings
-from zappend.dryrun import DryRun
+from zappend.dryrun import DryRun, checks_of
 from zappend.errors import UsageError, ZappendError
 from zappend.groups import cube_in, documents_above
+from zappend.logs import configure_logging
 from zappend.plan import Plan
+from zappend.profiling import profiled
 from zappend.settings import Settings
 from zappend.slices import Slice
 from zappend.txn.context import Transaction, rollback, transaction
@@ -24,6 +27,8 @@ from zappend.txn.storage import Storage, check_key
 from zappend.txn.target import open_target
 
 __all__ = ["AppendResult", "Appended", "Settlement", "Transaction", "append", "rollback", "transaction"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Appended:
         How many chunks were written, and how many bytes they have.
     created
         Whether the cube began with it.
+    keys
+        In a dry run, the keys that would be written, documents among them, and how many bytes each.
     """
 
     slice: str
@@ -48,11 +55,18 @@ class Appended:
     chunks: int
     bytes: int
     created: bool
+    keys: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def skipped(self) -> bool:
         """Whether all its labels were in the cube before."""
         return self.start == self.stop
+
+    def __str__(self) -> str:
+        if self.skipped:
+            return f"{self.slice}: is in the cube already"
+        begins = ", the cube begins with it" if self.created else ""
+        return f"{self.slice}: at {self.start}:{self.stop}, {self.chunks} chunks, {self.bytes} bytes{begins}"
 
 
 class AppendResult(int):
@@ -64,16 +78,19 @@ class AppendResult(int):
         One `Appended` for each slice that was given, in order.
     dry_run
         Whether nothing was written.
+    checks
+        In a dry run, what was checked of each slice, in words.
     """
 
     slices: tuple[Appended, ...]
     dry_run: bool
+    checks: tuple[str, ...]
 
-    def __new__(cls, slices: Iterable[Appended], *, dry_run: bool = False) -> AppendResult:
+    def __new__(cls, slices: Iterable[Appended], *, dry_run: bool = False, checks: Iterable[str] = ()) -> AppendResult:
         """Count those of `slices` that were not skipped."""
         slices = tuple(slices)
         self = super().__new__(cls, sum(not one.skipped for one in slices))
-        self.slices, self.dry_run = slices, dry_run
+        self.slices, self.dry_run, self.checks = slices, dry_run, tuple(checks)
         return self
 
     def __repr__(self) -> str:
@@ -128,6 +145,16 @@ def append(
     <AppendResult 3 of 3 slices>
     """
     checked = load_settings(config, **settings)
+    configure_logging(checked.logging)
+    if checked.disable_rollback:
+        log.warning(
+            "setting disable_rollback has no effect: every slice is all or nothing, which costs next to nothing"
+        )
+    with profiled(checked.profiling):
+        return _append(target, slices, checked)
+
+
+def _append(target: Any, slices: Any, checked: Settings) -> AppendResult:
     items = [slices] if isinstance(slices, (str, os.PathLike)) or hasattr(slices, "data_vars") else slices
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
         raise UsageError(f"slices must be paths or datasets, not a {type(slices).__name__}")
@@ -150,12 +177,13 @@ def append(
                     else:
                         fresh = checked.force_new and not done
                         done.append(_append_one(storage, appender, new, checked, fresh=fresh))
+                log.info("slice %s", done[-1])
             except ZappendError as error:
                 if done and view is None:
                     before = "the slice" if len(done) == 1 else f"the {len(done)} slices"
                     error.add_note(f"{before} before it went in")
                 raise
-    return AppendResult(done, dry_run=checked.dry_run)
+    return AppendResult(done, dry_run=checked.dry_run, checks=checks_of(checked) if checked.dry_run else ())
 
 
 def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Settings, *, fresh: bool) -> Appended:
@@ -182,11 +210,10 @@ def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appe
     if plan is None:
         return _appended(new, None)
     above = _above(view, group, plan)
-    data = (write for write in plan.writes if write.axis is not None and len(write.array.dims) > 1)
-    view.forget(_prefix(group) + chunk.key for write in data for chunk in write.chunks)
-    written = appender.carry_out(plan, cube)
+    view.forget(_prefix(group) + chunk.key for write in plan.writes for chunk in write.chunks if write.fills(chunk))
+    chunks, size = appender.carry_out(plan, cube)
     view.update(above)
-    return _appended(new, plan, *written)
+    return _appended(new, plan, chunks, size, view.take_sizes())
 
 
 def _prefix(group: str) -> str:
@@ -212,7 +239,9 @@ def _above(store: Mapping[str, bytes], group: str, plan: Plan) -> dict[str, byte
     return documents_above(store, group, plan.documents, plan.cube.zarr_format, created=plan.creates)
 
 
-def _appended(new: Slice, plan: Plan | None, chunks: int = 0, size: int = 0) -> Appended:
+def _appended(
+    new: Slice, plan: Plan | None, chunks: int = 0, size: int = 0, keys: Mapping[str, int] | None = None
+) -> Appended:
     if plan is None:
         return Appended(new.name, 0, 0, 0, 0, False)
-    return Appended(new.name, plan.start, plan.stop, chunks, size, plan.creates)
+    return Appended(new.name, plan.start, plan.stop, chunks, size, plan.creates, keys or {})

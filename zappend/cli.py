@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from zappend.errors import ZappendError
+from zappend.logs import log_to_stderr
 from zappend.version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +44,14 @@ storage_options = click.option(
 )
 
 
+configs = click.option(
+    "-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings in JSON, YAML or TOML; many."
+)
+assigned = click.option(
+    "--set", "assigned", multiple=True, metavar="NAME=VALUE", help="A setting, such as fixed_dims.x=2048; many."
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zappend")
 def cli() -> None:
@@ -52,7 +60,8 @@ def cli() -> None:
 
 @cli.command()
 @click.option("-t", "--target", required=True, metavar="TARGET", help="The cube: made if it is not there.")
-@click.option("-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings in JSON, YAML or TOML; many.")
+@configs
+@assigned
 @storage_options
 @click.option("--group", metavar="PATH", help="Where in the target the cube lies.  [default: the target is the cube]")
 @click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]")
@@ -108,6 +117,7 @@ def cli() -> None:
 def append(
     target: str,
     configs: tuple[str, ...],
+    assigned: tuple[str, ...],
     slices: tuple[str, ...],
     no_progress: bool,
     traceback: bool,
@@ -120,22 +130,23 @@ def append(
     """Append SLICES, NetCDF files or Zarr folders, to a cube, in the order given, each one all or nothing."""
     with _reported(traceback, verbose):
         from zappend.api import append
+        from zappend.config import assignment
 
         with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
             result = append(
                 target,
                 items,
-                configs,
+                [*configs, *map(assignment, assigned)],
                 zarr_format=zarr_format and int(zarr_format),
                 included_variables=list(included_variables) or None,
                 excluded_variables=list(excluded_variables) or None,
                 **settings,
             )
-        _tell_appended(result, verbose)
+        _tell_appended(result)
 
 
 @cli.command()
-@click.option("-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings, those of the append.")
+@configs
 @storage_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be restored and removed.")
 @click.option("--break-lock", is_flag=True, help="Take a writer of whom it cannot be proved that it is dead for dead.")
@@ -167,6 +178,40 @@ def rollback(
         _tell_settled(target, settled, dry_run)
 
 
+@cli.group()
+def config() -> None:
+    """Settings: all there are, and those that come of several files."""
+
+
+@config.command()
+@click.option("--markdown", is_flag=True, help="The reference page instead.")
+def schema(markdown: bool) -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    from zappend.schema import json_schema, reference_page
+
+    click.echo(reference_page() if markdown else json.dumps(json_schema(), indent=2), nl=not markdown)
+
+
+@config.command()
+@configs
+@assigned
+@click.option("--defaults", is_flag=True, help="Show settings that are not set, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+def show(configs: tuple[str, ...], assigned: tuple[str, ...], defaults: bool, as_json: bool, traceback: bool) -> None:
+    """Print the settings that come of all files, and where each comes from; what may be secret is hidden."""
+    with _reported(traceback, verbose=False):
+        from zappend.config import assignment, layers_of
+        from zappend.origins import as_text, show_settings
+
+        shown = show_settings(layers_of([*configs, *map(assignment, assigned)]), defaults=defaults)
+        if as_json:
+            named = {name: {"value": value, "origin": origin} for name, (value, origin) in shown.items()}
+            click.echo(json.dumps(named, indent=2, default=str))
+        else:
+            click.echo(as_text(shown))
+
+
 @cli.command()
 @click.option("--keep", metavar="FOLDER", help="Keep slices and cube in this new folder.")
 @click.option(
@@ -184,8 +229,7 @@ def demo(keep: str | None, zarr_format: str, traceback: bool) -> None:
 @contextlib.contextmanager
 def _reported(traceback: bool, verbose: bool) -> Iterator[None]:
     """Turn errors into one line each and their exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("zappend").setLevel(logging.INFO if verbose else logging.WARNING)
+    log_to_stderr("INFO" if verbose else "WARNING", "%(levelname)s: %(message)s")
     try:
         yield
     except ZappendError as error:
@@ -231,13 +275,13 @@ class _Tracked(tuple[str, ...]):
         return iter(self._progress.track(self[:], description="Appending"))
 
 
-def _tell_appended(result: AppendResult, verbose: bool) -> None:
-    if verbose:
+def _tell_appended(result: AppendResult) -> None:
+    if result.dry_run:
         for one in result.slices:
-            what = (
-                "is in already" if one.skipped else f"at {one.start}:{one.stop}, {one.chunks} chunks, {one.bytes} bytes"
-            )
-            click.echo(f"{one.slice}: {what}")
+            click.echo(str(one))
+            for key, size in one.keys.items():
+                click.echo(f"  would write {key}, {size} bytes")
+        click.echo(f"Checked of each slice: {'; '.join(result.checks)}.")
     skipped = len(result.slices) - int(result)
     would = " would be" if result.dry_run else ""
     click.echo(

@@ -17,13 +17,13 @@ import msgspec
 from zappend.errors import UsageError
 from zappend.settings import ALIASES, EncodingSettings, ExpandDims, Polling, Profiling, Settings, VariableSettings
 
-__all__ = ["ConfigLike", "Layer", "layers_of", "load_settings", "merge"]
-
-ConfigLike = str | os.PathLike[str] | Mapping[str, Any]
-"""A configuration: the path of a JSON, YAML or TOML file, or a mapping of names to values."""
+__all__ = ["VARIABLE", "ConfigLike", "Layer", "assignment", "layers_of", "load_settings", "merge"]
 
 VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}")
 """``${NAME}`` stands for a variable of the environment, ``$${NAME}`` for itself."""
+
+MARKS = ("\ue000", "\ue001")
+"""What stands around a variable while YAML is read, for which braces mean something."""
 
 ASSIGNED = re.compile(r'(?:"[^"]*"|[^."])+')
 """The names in ``variables.sst.attrs."long.name"``, one by one."""
@@ -48,6 +48,10 @@ class Layer:
     written: Mapping[str, Any]
 
 
+ConfigLike = str | os.PathLike[str] | Mapping[str, Any] | Layer
+"""A configuration: the path of a JSON, YAML or TOML file, or a mapping of names to values."""
+
+
 def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings: Any) -> Settings:
     """Return the settings of `configs`, later ones over earlier ones, and `settings` over all of them.
 
@@ -62,10 +66,8 @@ def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings:
     return msgspec.convert(merge(layer.values for layer in layers_of(configs, **settings)), Settings)
 
 
-def layers_of(
-    configs: ConfigLike | Iterable[ConfigLike] | None, assigned: Iterable[str] = (), **settings: Any
-) -> list[Layer]:
-    """Return the layers of `configs`, then those of assignments ``name.name=value``, then that of `settings`.
+def layers_of(configs: ConfigLike | Iterable[ConfigLike] | None, **settings: Any) -> list[Layer]:
+    """Return the layers of `configs`, one each, then that of `settings`, if there are any.
 
     Raises
     ------
@@ -74,17 +76,40 @@ def layers_of(
     """
     if configs is None:
         configs = ()
-    elif isinstance(configs, (str, os.PathLike, Mapping)):
+    elif isinstance(configs, (str, os.PathLike, Mapping, Layer)):
         configs = (configs,)
     elif not isinstance(configs, Iterable):
         raise UsageError(f"a configuration must be a file or a mapping, not {type(configs).__name__}")
     layers = [_layer_of(config) for config in configs]
-    layers += [_assignment(text) for text in assigned]
     given = {name: value for name, value in settings.items() if value is not None}
     if given:
         values = _checked(given, "settings")
         layers.append(Layer("argument", values, values))
     return layers
+
+
+def assignment(text: str) -> Layer:
+    """Return the layer of one setting ``name.name=value``, where the value is written as in YAML.
+
+    Raises
+    ------
+    UsageError
+        If it is not written so, or the schema has no such setting or value.
+    """
+    import yaml
+
+    names, equals, value = text.partition("=")
+    path = [name.strip('"') for name in ASSIGNED.findall(names.strip())]
+    if not equals or not path:
+        raise UsageError(f"--set {text}: write it as name=value, such as variables.sst.encoding.dtype=int16")
+    try:
+        values: Any = yaml.load(value, _yaml_loader(lambda text: text))
+    except yaml.YAMLError:
+        raise UsageError(f"--set {names}: the value is none that YAML can read; quote it") from None
+    for name in reversed(path):
+        values = {name: values}
+    checked = _checked(values, f"--set {names}")
+    return Layer("--set", checked, checked)
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -102,6 +127,8 @@ def _merged(values: Any, over: Any) -> Any:
 
 
 def _layer_of(config: Any) -> Layer:
+    if isinstance(config, Layer):
+        return config
     if isinstance(config, Mapping):
         values = _checked(config, "configuration")
         return Layer("configuration", values, values)
@@ -111,24 +138,6 @@ def _layer_of(config: Any) -> Layer:
         values = _checked(_parsed(path, data, lambda text: _expanded(text, path)), path)
         return Layer(path, values, _renamed(_parsed(path, data, lambda text: text), path))
     raise UsageError(f"a configuration must be a file or a mapping, not {type(config).__name__}")
-
-
-def _assignment(text: str) -> Layer:
-    """Return the layer of ``name.name=value``, where the value is written as in YAML."""
-    import yaml
-
-    names, equals, value = text.partition("=")
-    path = [name.strip('"') for name in ASSIGNED.findall(names.strip())]
-    if not equals or not path:
-        raise UsageError(f"--set {text}: write it as name=value, such as variables.sst.encoding.dtype=int16")
-    try:
-        values: Any = yaml.load(value, _yaml_loader(lambda text: text))
-    except yaml.YAMLError:
-        raise UsageError(f"--set {names}: the value is none that YAML can read; quote it") from None
-    for name in reversed(path):
-        values = {name: values}
-    checked = _checked(values, f"--set {names}")
-    return Layer("--set", checked, checked)
 
 
 # Checking.
@@ -192,7 +201,7 @@ def _check(values: dict[str, Any], origin: str, prefix: str) -> None:
 
 def _choices_at(where: str) -> list[Any]:
     """Return which values the setting at `where` can have."""
-    name = where.rpartition(".")[2]
+    name = where.rpartition(".")[2].partition("[")[0]
     struct = EncodingSettings if ".encoding." in where else Profiling if where.startswith("profiling.") else Settings
     hint = get_type_hints(struct)[name]
     return [value for part in (hint, *get_args(hint)) if get_origin(part) is Literal for value in get_args(part)]
@@ -240,7 +249,8 @@ def _parsed(path: str, data: bytes, expand: Callable[[str], str]) -> dict[str, A
 
             values = _each_text(tomllib.loads(data.decode()), expand)
         else:
-            values = yaml.load(data, _yaml_loader(expand))
+            marked = VARIABLE.sub(rf"{MARKS[0]}\1\2{MARKS[1]}", data.decode())
+            values = yaml.load(marked, _yaml_loader(lambda text: expand(_unmarked(text))))
     except yaml.YAMLError as error:
         # Only where and why: the line itself may hold a secret.
         mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or type(error).__name__
@@ -255,6 +265,10 @@ def _parsed(path: str, data: bytes, expand: Callable[[str], str]) -> dict[str, A
     if not isinstance(values, dict):
         raise UsageError(f"configuration {path} must hold names and values, not a {type(values).__name__}")
     return values
+
+
+def _unmarked(text: str) -> str:
+    return re.sub(rf"{MARKS[0]}(\$?)([^{MARKS[1]}]*){MARKS[1]}", r"$\1{\2}", text)
 
 
 def _each_text(value: Any, expand: Callable[[str], str]) -> Any:

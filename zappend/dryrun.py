@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, MutableMapping
 
 from zappend.errors import TargetError
+from zappend.settings import Settings
 from zappend.txn.storage import Storage
 
-__all__ = ["DryRun"]
+__all__ = ["DryRun", "checks_of"]
+
+
+def checks_of(settings: Settings) -> list[str]:
+    """Return what is checked of each slice under these settings, in words."""
+    dim, step = settings.append_dim, settings.append_step
+    labels = "come after the last one" if step is None else f"follow by append_step {step}"
+    sizes = {"chunk": f"a chunk along {dim}", "aligned": f"whole chunks along {dim}"}
+    return [
+        "dimensions, variables, units and encodings are those of the cube",
+        f"values that do not depend on {dim} are equal to the cube's",
+        *([] if step == "any" else [f"labels of {dim} {labels}"]),
+        *([f"its labels make {sizes[settings.slice_size]}"] if settings.slice_size in sizes else []),
+        *(f"{name} has the size {size}" for name, size in settings.fixed_dims.items()),
+        "every value can be stored and reads back as it was",
+    ]
 
 
 class DryRun(MutableMapping[str, bytes]):
@@ -38,9 +54,15 @@ class DryRun(MutableMapping[str, bytes]):
         self._gone = (prefix,) if force_new else ()
         self._written: dict[str, bytes] = {}
         self._data: frozenset[str] = frozenset()
+        self._sizes: dict[str, int] = {}
+
+    def take_sizes(self) -> dict[str, int]:
+        """Return how many bytes were written to each key since this was last called."""
+        sizes, self._sizes = self._sizes, {}
+        return sizes
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Do not keep what is written to `keys`, chunks of data that no later slice is compared with."""
+        """Do not keep what is written to `keys`: chunks that no later slice is compared with or adds to."""
         self._data = frozenset(keys)
 
     def __getitem__(self, key: str) -> bytes:
@@ -52,7 +74,10 @@ class DryRun(MutableMapping[str, bytes]):
         return value
 
     def __setitem__(self, key: str, value: bytes) -> None:
-        if key not in self._data:
+        self._sizes[key] = len(value)
+        if key in self._data:
+            self._written.pop(key, None)
+        else:
             self._written[key] = value
 
     def __delitem__(self, key: str) -> None:

@@ -120,6 +120,11 @@ class ArrayWrite:
             keeps = in_chunk[self.axis].start if self.axis is not None else 0
             yield ChunkWrite(self.array.chunk_key(index), index, tuple(in_chunk), tuple(in_slice), keeps)
 
+    def fills(self, chunk: ChunkWrite) -> bool:
+        """Tell whether `chunk` of data has all its rows then, so that no later slice reads it or adds to it."""
+        axis = self.axis
+        return axis is not None and len(self.array.dims) > 1 and chunk.in_chunk[axis].stop == self.array.chunks[axis]
+
     def region(self, box: tuple[range, ...]) -> Region:
         """Return the region of the slice that the chunks in `box` cover."""
         sides = zip(box, self.array.shape, self.array.chunks, strict=True)

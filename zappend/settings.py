@@ -29,6 +29,13 @@ ALIASES = {"target_storage_options": "storage_options", "zarr_version": "zarr_fo
 
 Overflow = Literal["error", "clip", "mask"]
 
+LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"]
+
+SortKey = Literal[
+    "calls", "cumulative", "cumtime", "file", "filename", "line", "module", "name", "ncalls", "nfl", "pcalls",
+    "stdname", "time", "tottime",
+]  # fmt: skip
+
 Sizes = list[int | None] | dict[str, int | None] | int | None | UnsetType
 """Sizes by dimension: in order, or by name; ``None`` is the dimension's size in the first slice."""
 
@@ -139,9 +146,9 @@ class Profiling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     enabled
         Whether to.
     path
-        File to which the profile is written, for ``pstats``.
+        File to which the report is written.
     log_level
-        Level at which the profile is logged; ``NOTSET``: it is not.
+        Level at which the report is logged; ``NOTSET``: it is not.
     keys
         By what the report is sorted, in the words of ``pstats``.
     restrictions
@@ -150,8 +157,8 @@ class Profiling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     enabled: bool = True
     path: str | None = None
-    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"] = "INFO"
-    keys: list[str] = msgspec.field(default_factory=lambda: ["cumulative"])
+    log_level: LogLevel = "INFO"
+    keys: list[SortKey] = msgspec.field(default_factory=lambda: ["tottime"])
     restrictions: list[int | float | str] = msgspec.field(default_factory=list)
 
 
@@ -259,10 +266,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     extra
         Anything; for slice sources, which find it as ``ctx.config.extra``.
     logging
-        ``true``: log to standard error; a level's name: from that level on; or a configuration as of
-        `logging.config.dictConfig`.
+        ``true``: log to standard error from level ``INFO`` on; the name of a level: from that one on; or a
+        configuration as of `logging.config.dictConfig`. Loggers that it does not name stay as they are.
     profiling
-        ``true``: profile the run and log the result; a path: write it there, too; or as in `Profiling`.
+        ``true``: profile the calling thread and log the report; a path: write it there, too; or as in `Profiling`.
     """
 
     version: Literal[1] = 1
@@ -306,7 +313,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     dry_run: bool = False
     disable_rollback: bool = False
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
-    logging: bool | str | dict[str, Any] = False
+    logging: bool | LogLevel | dict[str, Any] = False
     profiling: bool | str | Profiling = False
 
     def takes(self, name: str) -> bool:
