@@ -101,6 +101,7 @@ def test_a_cube_keeps_its_ways(tmp_path: Path, zarr_format: int) -> None:
     assert not (target / ".zmetadata").exists()
 
 
+@pytest.mark.effect("slice_size")
 @formats
 @pytest.mark.parametrize(("size", "sizes"), [("aligned", [2, 4, 2]), ("any", [2, 1, 3, 1, 2])])
 def test_slice_sizes(tmp_path: Path, zarr_format: int, size: str, sizes: list[int]) -> None:
@@ -137,6 +138,7 @@ def test_labels_along_the_append_dimension_lie_in_few_chunks(tmp_path: Path) -> 
     assert len([path for path in (tmp_path / "cube" / "a").iterdir() if not path.name.startswith(".")]) == 5
 
 
+@pytest.mark.effect("force_new")
 @formats
 def test_force_new_replaces_the_cube_and_nothing_else_counts(tmp_path: Path, zarr_format: int) -> None:
     target = tmp_path / "cube.zarr"
@@ -151,6 +153,7 @@ def test_force_new_replaces_the_cube_and_nothing_else_counts(tmp_path: Path, zar
     assert cubes.tree(target) == cubes.tree(tmp_path / "fresh.zarr")
 
 
+@pytest.mark.effect("if_exists")
 def test_skip_passes_over_what_is_in(tmp_path: Path) -> None:
     target = tmp_path / "cube.zarr"
     zappend.append(target, [cubes.small(0), cubes.small(2)])
@@ -186,6 +189,7 @@ def test_threads_make_no_difference(tmp_path: Path, zarr_format: int) -> None:
     assert cubes.tree(tmp_path / "1") == cubes.tree(tmp_path / "2") == cubes.tree(tmp_path / "7")
 
 
+@pytest.mark.effect("threads")
 def test_one_thread_is_the_calling_thread(tmp_path: Path) -> None:
     seen: set[str] = set()
     before = set(threading.enumerate())
@@ -272,6 +276,7 @@ def test_durations(tmp_path: Path, zarr_format: int) -> None:
     cubes.assert_cube(tmp_path / "cube", cubes.concatenated(slices, "lead"))
 
 
+@pytest.mark.effect("append_dim", "append_step")
 @pytest.mark.parametrize(
     ("first", "second", "step", "fits"),
     [

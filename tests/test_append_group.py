@@ -73,6 +73,7 @@ def metadata(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.effect("group")
 @pytest.mark.parametrize("zarr_format", FORMATS)
 @pytest.mark.parametrize("group", ["cube", "a/cube", "a/deep/er/cube"])
 def test_cube_in_a_group_of_a_store(tmp_path: Path, zarr_format: int, group: str) -> None:

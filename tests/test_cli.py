@@ -65,6 +65,7 @@ with zappend.transaction(sys.argv[1]) as txn:
 """
 
 
+@pytest.mark.effect("lock_timeout")
 def test_two_writers(tmp_path: Path) -> None:
     """One works; the other is told who, where and since when, or waits."""
     target = tmp_path / "cube"

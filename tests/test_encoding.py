@@ -56,6 +56,12 @@ def array(store: Store, name: str) -> Any:
 # What is set is what the cube has.
 
 
+@pytest.mark.effect(
+    "variables.encoding.dtype",
+    "variables.encoding.scale_factor",
+    "variables.encoding.add_offset",
+    "variables.encoding.fill_value",
+)
 @formats
 def test_packing(zarr_format: int) -> None:
     store: Store = {}
@@ -67,6 +73,7 @@ def test_packing(zarr_format: int) -> None:
     np.testing.assert_allclose(cube.a, xr.concat([table(), table(2)], "time", data_vars="minimal").a, atol=1e-9)
 
 
+@pytest.mark.effect("variables.encoding.units")
 @formats
 @pytest.mark.parametrize(
     ("wanted", "stored"),
@@ -89,6 +96,7 @@ def test_times(zarr_format: int, wanted: dict[str, Any], stored: list[float]) ->
     np.testing.assert_array_equal(cubes.open_mapping(store).time.astype("M8[ns]"), cubes.days(0, 4))
 
 
+@pytest.mark.effect("variables.encoding.calendar")
 @formats
 def test_calendar(zarr_format: int) -> None:
     store: Store = {}
@@ -100,6 +108,7 @@ def test_calendar(zarr_format: int) -> None:
     assert list(cubes.open_mapping(store).time.values) == list(days)
 
 
+@pytest.mark.effect("variables.encoding.chunks")
 @formats
 @pytest.mark.parametrize(
     ("sizes", "chunks"),
@@ -119,6 +128,7 @@ def test_chunks(zarr_format: int, sizes: dict[str, Any], chunks: tuple[int, ...]
     np.testing.assert_array_equal(cubes.open_mapping(store).a, xr.concat([table(), table(2)], "time").a)
 
 
+@pytest.mark.effect("variables.encoding.shards")
 @pytest.mark.parametrize(
     ("sizes", "chunks", "shards"),
     [
@@ -165,6 +175,7 @@ ZSTD: list[Any] = [
 ]
 
 
+@pytest.mark.effect("variables.encoding.compressors", "variables.encoding.compressor")
 @formats
 @pytest.mark.parametrize("key", ["compressor", "compressors"])
 @pytest.mark.parametrize("codec", ZSTD, ids=map(str, ZSTD))
@@ -186,6 +197,7 @@ def test_no_codec_is_not_the_default(zarr_format: int) -> None:
     np.testing.assert_array_equal(np.frombuffer(chunk, "<f8").reshape(2, 6, 8), table().a)
 
 
+@pytest.mark.effect("variables.encoding.filters")
 @formats
 def test_filters(zarr_format: int) -> None:
     store: Store = {}
@@ -198,6 +210,7 @@ def test_filters(zarr_format: int) -> None:
     np.testing.assert_allclose(stored[...], xr.concat([table(), table(2)], "time").a, atol=1e-6)
 
 
+@pytest.mark.effect("variables.encoding.serializer")
 def test_serializer() -> None:
     store: Store = {}
     wanted = encoding(k={"serializer": {"name": "bytes", "configuration": {"endian": "big"}}, "compressors": None})
@@ -205,6 +218,7 @@ def test_serializer() -> None:
     assert store["k/c/0/0"] == np.full((2, 8), 7, ">i4").tobytes()
 
 
+@pytest.mark.effect("variables.encoding.dimension_separator", "variables.encoding.chunk_key_encoding")
 @formats
 @pytest.mark.parametrize("key", ["dimension_separator", "chunk_key_encoding"])
 def test_keys_of_chunks(zarr_format: int, key: str) -> None:
@@ -234,6 +248,7 @@ def test_strings(zarr_format: int, dtype: Any, kind: str | None) -> None:
     assert list(cubes.open_mapping(store).n.values) == ["s0", "s1", "s2", "s3"]
 
 
+@pytest.mark.effect("checksum")
 @formats
 def test_checksum(zarr_format: int) -> None:
     store: Store = {}
@@ -609,6 +624,7 @@ def test_times_that_the_wanted_units_cannot_hold() -> None:
 # What does not fit.
 
 
+@pytest.mark.effect("on_overflow")
 @formats
 @pytest.mark.parametrize(
     ("on_overflow", "dtype", "expected"),
@@ -653,6 +669,7 @@ def test_labels_are_never_clipped(zarr_format: int, on_overflow: str) -> None:
         zappend.append(store, far, zarr_format=zarr_format, variables=wanted, on_overflow=on_overflow)
 
 
+@pytest.mark.effect("missing_variables")
 @formats
 def test_missing_variables_can_be_filled(zarr_format: int) -> None:
     store: Store = {}
@@ -685,6 +702,7 @@ def test_a_missing_value_is_not_invented(zarr_format: int) -> None:
         zappend.append(store, table(2).drop_vars("k"), missing_variables="fill")
 
 
+@pytest.mark.effect("included_variables", "excluded_variables")
 @formats
 def test_variables_can_be_left_out(zarr_format: int) -> None:
     store: Store = {}
@@ -703,6 +721,7 @@ def test_variables_can_be_left_out(zarr_format: int) -> None:
 # Chunks that hold nothing.
 
 
+@pytest.mark.effect("write_empty_chunks")
 @formats
 @pytest.mark.parametrize("write_empty_chunks", [True, False])
 def test_empty_chunks(zarr_format: int, write_empty_chunks: bool) -> None:
@@ -743,6 +762,7 @@ def test_a_zero_with_a_sign_is_no_fill_value(zarr_format: int) -> None:
 # Attributes.
 
 
+@pytest.mark.effect("attrs_update_mode")
 @formats
 @pytest.mark.parametrize(
     ("mode", "first", "then"),

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ import msgspec
 import pytest
 import yaml
 from commands import run
+from zarr.storage import MemoryStore, WrapperStore
 
 import zappend
 from zappend.config import load_settings
-from zappend.errors import SliceError, UsageError
+from zappend.errors import SliceError, TargetError, UsageError
 from zappend.schema import json_schema, reference_page
 from zappend.settings import ALIASES, Settings, VariableSettings
 
@@ -388,6 +390,42 @@ def test_a_dry_run_prints_the_plan(tmp_path: Path) -> None:
         if path.is_file()
     }
     assert {**result.slices[0].keys, **result.slices[1].keys} == there
+
+
+@pytest.mark.effect("durability")
+def test_durability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
+    zappend.append(tmp_path / "a", cubes.small(0), durability="process")
+    assert not synced
+    zappend.append(tmp_path / "b", cubes.small(0))
+    files = sum(path.is_file() for path in (tmp_path / "b").rglob("*"))
+    assert len(synced) > files
+
+
+@pytest.mark.effect("zarr_format", "zarr_version")
+@pytest.mark.parametrize("name", ["zarr_format", "zarr_version"])
+def test_formats(name: str) -> None:
+    for number, document in ((2, ".zgroup"), (3, "zarr.json")):
+        target: dict[str, bytes] = {}
+        zappend.append(target, cubes.small(0), {name: number})
+        assert document in target
+        with pytest.raises(UsageError, match=f"the target has Zarr format {number}, and zarr_format is {5 - number}"):
+            zappend.append(target, cubes.small(2), {name: 5 - number})
+    with pytest.raises(UsageError, match="'zarr_version' and 'zarr_format' are one setting"):
+        zappend.append({}, cubes.small(0), {"zarr_version": 2}, zarr_version=2, zarr_format=2)
+
+
+@pytest.mark.effect("locking")
+def test_locking() -> None:
+    class NoLocks(WrapperStore[MemoryStore]):
+        """A store of which nothing is known."""
+
+    target = NoLocks(MemoryStore({}))
+    with pytest.raises(TargetError, match="locking='unsafe'"):
+        zappend.append(target, cubes.small(0))
+    assert zappend.append(target, cubes.small(0), locking="unsafe") == 1
 
 
 class Host:

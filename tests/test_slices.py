@@ -464,6 +464,7 @@ def test_a_slice_that_never_gets_whole(tmp_path: Path, missing: Any, polling: An
     assert target == {}
 
 
+@pytest.mark.effect("slice_missing_chunks", "slice_polling")
 def test_fill_takes_missing_chunks_when_none_came_in_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A slice that is written on during the time is still waited for."""
     path = write_slice(tmp_path)
@@ -570,6 +571,7 @@ def test_waiting_ends_with_what_is_looked_for_or_with_another_error() -> None:
     assert clock.now() == 8
 
 
+@pytest.mark.effect("slice_polling.interval", "slice_polling.timeout")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

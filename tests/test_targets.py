@@ -543,6 +543,7 @@ def test_what_is_no_target() -> None:
         assert "is no path" in refusal(path)
 
 
+@pytest.mark.effect("storage_options", "target_storage_options")
 def test_options_under_either_name(server: S3Server) -> None:
     server.reset()
     options: Any = server.storage_options()
