@@ -57,9 +57,9 @@ def test_later_configurations_win_name_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.yaml", "threads: ${N}\ntarget_dir: '${N}/cube'\nfixed_dims: {x: ${N}}\ngroup: $${N} $N\n"),
-        ("a.json", '{"threads": 7, "target_dir": "${N}/cube", "fixed_dims": {"x": 7}, "group": "$${N} $N"}'),
-        ("a.toml", 'threads = 7\ntarget_dir = "${N}/cube"\ngroup = "$${N} $N"\nfixed_dims = {x = 7}'),
+        ("a.yaml", "threads: ${N}\ntarget_dir: '${N}/cube'\nfixed_dims: {x: ${N}}\ngroup: $${N} $N $NO 1$$\n"),
+        ("a.json", '{"threads": 7, "target_dir": "${N}/cube", "fixed_dims": {"x": 7}, "group": "$${N} $N $NO 1$$"}'),
+        ("a.toml", 'threads = 7\ntarget_dir = "${N}/cube"\ngroup = "$${N} $N $NO 1$$"\nfixed_dims = {x = 7}'),
     ],
 )
 def test_variables_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
@@ -70,7 +70,7 @@ def test_variables_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
         7,
         "7/cube",
         {"x": 7},
-        "${N} $N",
+        "${N} 7 $NO 1$",
     )
     monkeypatch.delenv("N")
     with pytest.raises(UsageError, match=rf"{name}: the environment has no variable 'N'; set it, or write"):

@@ -19,8 +19,8 @@ from zappend.settings import ALIASES, EncodingSettings, ExpandDims, Polling, Pro
 
 __all__ = ["VARIABLE", "ConfigLike", "Layer", "assignment", "layers_of", "load_settings", "merge"]
 
-VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}")
-"""``${NAME}`` stands for a variable of the environment, ``$${NAME}`` for itself."""
+VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<braced>[^}]*)\}|(?P<bare>[A-Za-z_]\w*))", re.ASCII)
+"""``${NAME}`` and ``$NAME`` stand for a variable of the environment, ``$$`` for a dollar sign."""
 
 MARKS = ("\ue000", "\ue001")
 """What stands around a variable while YAML is read, for which braces mean something."""
@@ -249,7 +249,7 @@ def _parsed(path: str, data: bytes, expand: Callable[[str], str]) -> dict[str, A
 
             values = _each_text(tomllib.loads(data.decode()), expand)
         else:
-            marked = VARIABLE.sub(rf"{MARKS[0]}\1\2{MARKS[1]}", data.decode())
+            marked = re.sub(r"\$(\$?)\{([^}]*)\}", rf"{MARKS[0]}\1\2{MARKS[1]}", data.decode())
             values = yaml.load(marked, _yaml_loader(lambda text: expand(_unmarked(text))))
     except yaml.YAMLError as error:
         # Only where and why: the line itself may hold a secret.
@@ -281,9 +281,11 @@ def _each_text(value: Any, expand: Callable[[str], str]) -> Any:
 
 def _expanded(text: str, path: str) -> str:
     def value(match: re.Match[str]) -> str:
-        escaped, name = match.groups()
-        if escaped:
-            return f"${{{name}}}"
+        name = match["braced"]
+        if match["dollar"]:
+            return "$"
+        if name is None:  # without braces it may be mere text
+            return os.environ.get(match["bare"], match[0])
         if name not in os.environ:
             raise UsageError(
                 f"configuration {path}: the environment has no variable {name!r}; set it, or write $${{{name}}} for "

@@ -33,8 +33,9 @@ All settings, as they stand in configuration files (JSON, YAML, TOML), as keywor
 `--set` on the command line, where dots go deeper: `--set variables.sst.encoding.dtype=int16`.
 
 Several files merge: later ones win, name by name, and lists are replaced whole; then come `--set` and keywords. In the
-text of files `${NAME}` stands for a variable of the environment, `$${NAME}` for itself. `zappend config show` prints
-what comes of it all, and where each setting comes from; `zappend config schema` prints the JSON Schema, for editors.
+text of files `${NAME}` stands for a variable of the environment, which must be set, `$NAME` for one if it is set, and
+`$$` for a dollar sign. `zappend config show` prints what comes of it all, and where each setting comes from; `zappend
+config schema` prints the JSON Schema, for editors.
 """
 
 
