@@ -597,7 +597,7 @@ def test_a_step_between_float_labels_may_be_rounded() -> None:
 
     target: dict[str, bytes] = {}
     zappend.append(target, [hour(i) for i in range(30)], append_step="1h")
-    with pytest.raises(SliceError, match="is not 1h"):
+    with pytest.raises(SliceError, match="is 2h, not 1h: 1 label is missing"):
         zappend.append(target, hour(31), append_step="1h")
 
 

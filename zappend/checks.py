@@ -14,10 +14,11 @@ from zappend.encoding import STANDARD_CALENDARS, Encoding, encoding_attrs, same
 from zappend.errors import SliceError, TargetError
 from zappend.exact import EncodingError
 from zappend.kinds import is_storable
-from zappend.labels import check_labels, label_faults, parse_step
+from zappend.labels import check_labels, label_faults
 from zappend.metadata import Array, Cube
 from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable
+from zappend.steps import parse_step
 
 __all__ = [
     "compare_constants",

@@ -65,7 +65,9 @@ def cli() -> None:
 @storage_options
 @click.option("--group", metavar="PATH", help="Where in the target the cube lies.  [default: the target is the cube]")
 @click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]")
-@click.option("--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, 0.5, +, - or any.")
+@click.option(
+    "--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, P1M, 0.5, +, - or any."
+)
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of a new cube.  [default: 2]")
 @click.option("--if-exists", type=click.Choice(["error", "skip"]), help="For slices already in.  [default: error]")
 @click.option("--included-variables", multiple=True, metavar="PATTERN", help="Variables to take.  [default: all]")

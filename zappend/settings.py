@@ -186,8 +186,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Dimension along which the cube grows.
     append_step
         What is expected from label to label: a number, a duration such as ``2D``, ``-12h``, ``P1M`` or ``1Y``, ``+`` or
-        ``-`` for any step up or down, ``any`` for no check at all. Unset: labels come after the last one, in the
-        direction of the cube's last two labels, upwards where it has fewer. Without labels only ``any`` goes.
+        ``-`` for any step up or down, ``any`` for no check at all. ``M`` are months and ``m`` minutes; months and years
+        go by the calendar, with ``MS`` or ``ME`` from first to first or last to last day. Unset: labels come after the
+        last one, in the direction of the cube's last two labels, upwards where it has fewer. Without labels only
+        ``any`` goes.
     expand_dims
         Give slices that lack the append dimension one of size 1: ``true``, its label is the scalar coordinate of that
         name; or where else it comes from, as in `ExpandDims`.
