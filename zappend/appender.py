@@ -17,7 +17,7 @@ import numpy as np
 
 from zappend.arrays import ArrayReader, Box
 from zappend.cf import to_stored
-from zappend.checks import own_problems, refuse
+from zappend.checks import fixed_problems, own_problems, refuse
 from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.datatypes import Block
 from zappend.errors import SliceError, TargetError, ZappendError
@@ -100,6 +100,8 @@ class Appender:
         SliceError, TargetError, UsageError
             If the slice is refused, the target is no cube, or they do not fit. Nothing was written.
         """
+        if self._settings.fixed_dims:
+            refuse(new, fixed_problems(new.sizes, self._settings, "dataset"))
         new = select(new, self._settings)
         cube = self._reader.read(store)
         if cube is None:

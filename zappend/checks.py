@@ -11,7 +11,7 @@ import numpy as np
 from zappend.cf import to_stored
 from zappend.datatypes import Block
 from zappend.encoding import STANDARD_CALENDARS, Encoding, encoding_attrs, same
-from zappend.errors import SliceError, TargetError
+from zappend.errors import SliceError, TargetError, UsageError
 from zappend.exact import EncodingError
 from zappend.kinds import is_storable
 from zappend.labels import check_labels, label_faults
@@ -24,6 +24,7 @@ __all__ = [
     "compare_constants",
     "cube_size",
     "filled",
+    "fixed_problems",
     "following_labels",
     "own_problems",
     "reference_problems",
@@ -48,6 +49,26 @@ def refuse(new: Slice, problems: list[str]) -> None:
     """Raise `SliceError` with all `problems` of the slice in one line, if there are any."""
     if problems:
         raise SliceError(f"slice {new.name}: {'; '.join(problems)}")
+
+
+def fixed_problems(sizes: Mapping[str, int], settings: Settings, where: str) -> list[str]:
+    """Return which of the sizes, of what is named by `where`, are not those that the setting ``fixed_dims`` has.
+
+    Raises
+    ------
+    UsageError
+        If it has one of the append dimension.
+    """
+    if settings.append_dim in settings.fixed_dims:
+        raise UsageError(f"setting fixed_dims: Size of append dimension {settings.append_dim!r} must not be fixed")
+    has = ", ".join(map(repr, sizes)) or "none at all"
+    return [
+        f"Wrong size for fixed dimension {dim!r} in {where}: expected {size}, found {sizes[dim]}"
+        if dim in sizes
+        else f"Fixed dimension {dim!r} not found in {where}, which has {has}"
+        for dim, size in settings.fixed_dims.items()
+        if sizes.get(dim) != size
+    ]
 
 
 def own_problems(new: Slice, settings: Settings) -> list[str]:
@@ -129,7 +150,7 @@ def structure_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding]
         if name not in cube.arrays
     ]
     grid_mappings = {str(array.attrs.get("grid_mapping")) for array in cube.arrays.values()}
-    cube_sizes = {d: n for array in cube.arrays.values() for d, n in zip(array.dims, array.shape, strict=True)}
+    cube_sizes = cube.sizes
     for name, size in new.sizes.items():
         if name != dim and cube_sizes.get(name, size) != size:
             problems.append(f"dimension {name!r} has size {size}, expected {cube_sizes[name]}")

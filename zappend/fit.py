@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zappend.agreement import check_encodings
-from zappend.checks import cube_size, refuse, structure_problems
+from zappend.checks import cube_size, fixed_problems, refuse, structure_problems
 from zappend.datatypes import Block
 from zappend.encoding import Encoding
 from zappend.errors import UsageError
@@ -66,6 +66,10 @@ def fit_to(cube: Cube, new: Slice, settings: Settings) -> Fit:
             f"the target has Zarr format {cube.zarr_format}, and zarr_format is {settings.zarr_format}; a cube "
             f"keeps its format: leave out the setting, or begin anew with force_new"
         )
+    # A dimension that the cube lacks is that of variables that were left out.
+    sizes = {**settings.fixed_dims, **cube.sizes} if settings.fixed_dims else {}
+    if sizes and (wrong := fixed_problems(sizes, settings, "the target")):
+        raise UsageError(f"{'; '.join(wrong)}; a cube keeps its sizes: change fixed_dims, or begin anew with force_new")
     size = cube_size(cube, settings.append_dim)
     encodings = encodings_of(cube)
     check_names(settings, cube.arrays, "the target")

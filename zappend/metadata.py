@@ -136,6 +136,11 @@ class Cube:
     arrays: Mapping[str, Array]
     root: Mapping[str, Json] = field(repr=False)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the dimensions that its arrays have."""
+        return {d: n for array in self.arrays.values() for d, n in zip(array.dims, array.shape, strict=True)}
+
     def with_attrs(self, attrs: Json) -> Cube:
         """Return this cube with `attrs` as attributes of the group."""
         root = dict(self.root)

@@ -194,7 +194,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Give slices that lack the append dimension one of size 1: ``true``, its label is the scalar coordinate of that
         name; or where else it comes from, as in `ExpandDims`.
     fixed_dims
-        Sizes that other dimensions must have, by name.
+        Sizes that other dimensions must have, by name, in each slice and in the cube.
     if_exists
         What to do with a slice whose labels are all in the cube: ``error``, or ``skip`` it.
     included_variables, excluded_variables
