@@ -80,10 +80,24 @@ LOCAL = [
     Mutation(
         "entry of the place not synced",
         "local",
-        "        self.place._changed(os.path.dirname(where))  # the lock makes it\n",
+        "        self.place._changed(os.path.dirname(self.place.root))  # the lock makes the place, each time anew\n",
         "",
         "The folder of the log may be lost, and what was changed stays.",
-        (f"{CUT}[append-quick]",),
+        (f"{CUT}[append-quick]", RULES),
+    ),
+    Mutation(
+        "entry of the place synced for the first transaction alone",
+        "local",
+        """        self.place._changed(os.path.dirname(self.place.root))  # the lock makes the place, each time anew
+        return FileLock(self.name, self.place.root, self._other_place, self._files)
+""",
+        """        if not self.place._unsynced and not hasattr(self, "_locked"):
+            self.place._changed(os.path.dirname(self.place.root))
+        self._locked = True
+        return FileLock(self.name, self.place.root, self._other_place, self._files)
+""",
+        "The folder of the log may be lost, and what was changed stays.",
+        ("test_txn_order.py::test_second_transaction_on_one_storage",),
     ),
     Mutation(
         "renamed before it is synced",

@@ -20,7 +20,8 @@ class Watcher(Faults):
     """Checks each call on the files of one cube against the rules, and notes in `broken` which one it breaks.
 
     `unsynced` holds files that were written and folders in which an entry changed, until they are synced;
-    `unsynced_log` the log objects whose entries changed; `logged` the keys whose originals are durable and count.
+    `unsynced_log` the log objects whose entries changed; `unsynced_place` whether the entry of their folder did;
+    `logged` the keys whose originals are durable and count.
     """
 
     def __init__(self, folder: FolderCase, at: int = 0, after: Watcher | None = None) -> None:
@@ -30,6 +31,7 @@ class Watcher(Faults):
         self.area = FolderArea(self.place, "process", FaultyFiles())
         self.unsynced: set[str] = set(after.unsynced) if after else set()
         self.unsynced_log: set[str] = set(after.unsynced_log) if after else set()
+        self.unsynced_place = False
         self.logged: set[str] = set()
         self.broken: list[str] = []
         self.checked = 0
@@ -47,6 +49,8 @@ class Watcher(Faults):
         if call.name == "fsync":
             self.rule(self.full, "no sync at all with durability 'process'")
             self.unsynced.discard(call.path)
+            if call.path == self.home:
+                self.unsynced_place = False
             if call.path == self.place:
                 self.unsynced_log.clear()
                 self.logged = self.keys_in_log()
@@ -60,6 +64,8 @@ class Watcher(Faults):
                 self.unsynced_log.add(name)
             elif call.path != self.place:
                 self.unsynced.add(folder)
+            elif call.name == "mkdir":
+                self.unsynced_place = True
         return result
 
     def check(self, call: Call) -> None:
@@ -90,6 +96,7 @@ class Watcher(Faults):
             self.rule(not is_document(key), "documents wait for the decision")
             logged = self.logged if self.full else self.keys_in_log()
             self.rule(key in logged, "a key changes only when its original is durable in the log")
+            self.rule(not (self.full and self.unsynced_place), "the folder of the log is durable before a key changes")
             return
         self.rule(not self.unsynced_objects(""), "the decision is durable before a key changes")
         put = {key for group in groups for key, _ in group.staged} | {d[0] for group in groups for d in group.documents}

@@ -237,7 +237,6 @@ class LocalStorage(FolderArea, Storage):
         self._check_root()
         where, self._other_place = self._places()
         self.place: FolderArea = FolderArea(where, durability, files)
-        self.place._changed(os.path.dirname(where))  # the lock makes it
 
     def in_use(self) -> bool:
         return os.path.isdir(self.place.root) or os.path.isdir(self._other_place)
@@ -253,6 +252,7 @@ class LocalStorage(FolderArea, Storage):
         side_by_side(do, items, self.calls_at_once if len(items) > 2 else 1)
 
     def lock(self) -> Lock:
+        self.place._changed(os.path.dirname(self.place.root))  # the lock makes the place, each time anew
         return FileLock(self.name, self.place.root, self._other_place, self._files)
 
     def missing_folders(self, keys: Iterable[str]) -> list[str]:
