@@ -72,7 +72,7 @@ LOCAL = [
     Mutation(
         "parent of a new folder not synced",
         "local",
-        "        self._changed(os.path.dirname(folder))\n\n    def _changed",
+        "        self._changed(folder)\n\n    def _changed",
         "\n    def _changed",
         "A new folder may be lost with all its chunks.",
         (f"{RULES}[create-full]", f"{CUT}[create-quick]"),
@@ -80,7 +80,7 @@ LOCAL = [
     Mutation(
         "entry of the place not synced",
         "local",
-        "        self.place._changed(os.path.dirname(self.place.root))  # the lock makes the place, each time anew\n",
+        "        self.place._changed(self.place.root)  # the lock makes it, each time anew\n",
         "",
         "The folder of the log may be lost, and what was changed stays.",
         (f"{CUT}[append-quick]", RULES),
@@ -88,11 +88,11 @@ LOCAL = [
     Mutation(
         "entry of the place synced for the first transaction alone",
         "local",
-        """        self.place._changed(os.path.dirname(self.place.root))  # the lock makes the place, each time anew
+        """        self.place._changed(self.place.root)  # the lock makes it, each time anew
         return FileLock(self.name, self.place.root, self._other_place, self._files)
 """,
-        """        if not self.place._unsynced and not hasattr(self, "_locked"):
-            self.place._changed(os.path.dirname(self.place.root))
+        """        if not hasattr(self, "_locked"):
+            self.place._changed(self.place.root)
         self._locked = True
         return FileLock(self.name, self.place.root, self._other_place, self._files)
 """,
@@ -120,7 +120,7 @@ LOCAL = [
         "folder of a replaced key not synced",
         "local",
         """        self._files.rename(temp, path)
-        self._changed(os.path.dirname(path))
+        self._changed(path)
 
     def create""",
         """        self._files.rename(temp, path)
@@ -133,7 +133,7 @@ LOCAL = [
         "folder of the decision not synced",
         "local",
         """            self._files.unlink(temp)
-        self._changed(os.path.dirname(path))
+        self._changed(path)
 """,
         """            self._files.unlink(temp)
 """,
@@ -144,7 +144,7 @@ LOCAL = [
         "folder of a deleted key not synced",
         "local",
         """            else:
-                self._changed(os.path.dirname(path))
+                self._changed(path)
 
     def keys""",
         "\n    def keys",
@@ -165,8 +165,8 @@ LOCAL = [
         "changes of the dead not synced",
         "local",
         """        for folder in folders:
-            self._changed(self._path(folder))
-        self._changed(os.path.dirname(self.root))
+            self._changed(f"{self._path(folder)}/")
+        self._changed(self.root)
 """,
         "        del folders\n",
         "Recovery removes the log of changes that the dead process had not made durable.",

@@ -30,6 +30,7 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What file systems without hard links answer."""
 
 LONGEST_NAME = 255
+SMALL_FILE = 2**14
 SYNCS_AT_ONCE = 8
 
 
@@ -78,7 +79,7 @@ class FolderArea(Area):
         path = self._path(key)
         temp = self._write_temp(path, value, txn)
         self._files.rename(temp, path)
-        self._changed(os.path.dirname(path))
+        self._changed(path)
 
     def create(self, key: str, value: Value, txn: str) -> None:
         path = self._path(key)
@@ -92,7 +93,7 @@ class FolderArea(Area):
             self._files.rename(temp, path)
         else:
             self._files.unlink(temp)
-        self._changed(os.path.dirname(path))
+        self._changed(path)
 
     def delete(self, key: str, txn: str) -> None:
         path = self._path(key)
@@ -106,7 +107,7 @@ class FolderArea(Area):
                 if not _is_absence(error):
                     raise
             else:
-                self._changed(os.path.dirname(path))
+                self._changed(path)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         for name, is_folder in self._entries(prefix):
@@ -176,11 +177,13 @@ class FolderArea(Area):
             self._make_folder(os.path.dirname(folder))
             self._make_folder(folder)
             return
-        self._changed(os.path.dirname(folder))
+        self._changed(folder)
 
-    def _changed(self, folder: str) -> None:
-        with self._guard:
-            self._unsynced.add(folder)
+    def _changed(self, path: str) -> None:
+        """Note that the entry `path` of its folder is to be synced."""
+        if self._sync_files:
+            with self._guard:
+                self._unsynced.add(os.path.dirname(path))
 
     def _sync_folder(self, folder: str) -> None:
         # A folder that is gone has nothing to sync; that it is gone is an entry of its parent.
@@ -252,7 +255,7 @@ class LocalStorage(FolderArea, Storage):
         side_by_side(do, items, self.calls_at_once if len(items) > 2 else 1)
 
     def lock(self) -> Lock:
-        self.place._changed(os.path.dirname(self.place.root))  # the lock makes the place, each time anew
+        self.place._changed(self.place.root)  # the lock makes it, each time anew
         return FileLock(self.name, self.place.root, self._other_place, self._files)
 
     def missing_folders(self, keys: Iterable[str]) -> list[str]:
@@ -275,7 +278,7 @@ class LocalStorage(FolderArea, Storage):
                 if os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path):
                     raise  # empty, and yet it cannot be removed
             else:
-                self._changed(os.path.dirname(path))
+                self._changed(path)
 
     def distrust(self, keys: Iterable[str]) -> None:
         folders = {"": None}
@@ -284,8 +287,8 @@ class LocalStorage(FolderArea, Storage):
             if not key or key.endswith("/"):
                 folders.update(dict.fromkeys(self._folders_below(key.rstrip("/"))))
         for folder in folders:
-            self._changed(self._path(folder))
-        self._changed(os.path.dirname(self.root))
+            self._changed(f"{self._path(folder)}/")
+        self._changed(self.root)
 
     def check_room(self, keys: Collection[str]) -> None:
         known: set[str] = set(keys)
@@ -344,13 +347,11 @@ def _content_of(path: str) -> bytes:
     # The bare calls take less time than a file object, which an append of small chunks feels.
     fd = os.open(path, os.O_RDONLY)
     try:
-        left = os.fstat(fd).st_size
-        data = os.read(fd, left)
-        if len(data) == left:
-            return data
-        parts = [data]  # the system gives no more than 2 GiB at a time, and some less
-        while part := os.read(fd, 2**30):
-            parts.append(part)
+        data = os.read(fd, SMALL_FILE)
+        size = SMALL_FILE if len(data) < SMALL_FILE else os.fstat(fd).st_size
+        parts = [data]
+        while data := os.read(fd, size):  # until there is nothing more: the system may give less than is asked for
+            parts.append(data)
         return b"".join(parts)
     finally:
         os.close(fd)
@@ -372,6 +373,6 @@ def _folders_of(key: str) -> Iterator[str]:
 def _temp_path(path: str, txn: str) -> str:
     folder, _, name = path.rpartition("/")
     temp = f"{TEMP_PREFIX}{txn}-{name}"
-    if len(os.fsencode(temp)) > LONGEST_NAME:
+    if 4 * len(temp) > LONGEST_NAME and len(os.fsencode(temp)) > LONGEST_NAME:  # a character has up to four bytes
         temp = f"{TEMP_PREFIX}{txn}-{hashlib.sha256(os.fsencode(name)).hexdigest()}"
     return f"{folder}/{temp}"
