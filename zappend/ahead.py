@@ -1,7 +1,8 @@
 """The next slice is opened, and read as far as memory allows, on a thread, while the one before it is written.
 
-That is done with NetCDF-4 files alone, one after the other in a list or a tuple. A folder may still be growing, and a
-dataset is its owner's. HDF5 has one lock for all threads; other libraries may have none.
+That is done with paths of NetCDF-4 files alone, one after the other in a list or a tuple. A folder may still be
+growing, and a dataset, or a function that makes one, is its owner's. HDF5 has one lock for all threads; other libraries
+may have none.
 
 Whatever goes wrong ahead of its turn is forgotten: the slice is opened again when its turn comes.
 """
@@ -18,6 +19,7 @@ from typing import Any, Self
 from zappend.opening import is_netcdf4, local_path
 from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable, open_slice
+from zappend.sources import ContextMaker, plain_path
 
 __all__ = ["SliceOpener"]
 
@@ -37,13 +39,16 @@ class SliceOpener:
     settings
         The settings of the append. One thread means no other than the calling one, and a slice that is waited for is
         not looked at before its turn, from which on its time counts.
+    context
+        Makes the processing context for functions of the user.
     """
 
-    def __init__(self, items: Iterable[Any], settings: Settings) -> None:
+    def __init__(self, items: Iterable[Any], settings: Settings, context: ContextMaker | None = None) -> None:
         threads = settings.threads or os.cpu_count() or 1
-        goes_ahead = isinstance(items, (list, tuple)) and threads > 1 and settings.polling is None
+        goes_ahead = threads > 1 and settings.polling is None and settings.slice_source is None
         self._items: Sequence[Any] = items if goes_ahead and isinstance(items, (list, tuple)) else ()
         self._settings = settings
+        self._context = context
         self._pool = ThreadPoolExecutor(1, "zappend-ahead")
         self._now: _Opening | None = None
         self._next: _Opening | None = None
@@ -69,7 +74,7 @@ class SliceOpener:
                 stack.callback(self._now.close)
                 new = self._now.slice_of(item)
             if new is None:
-                new = stack.enter_context(open_slice(item, index, self._settings))
+                new = stack.enter_context(open_slice(item, index, self._settings, self._context))
             if all(is_netcdf4(path) for path in self._paths(index)):
                 self._next = _Opening(self._items[index + 1], index + 1, self._settings, self._pool)
             yield new
@@ -77,7 +82,7 @@ class SliceOpener:
     def _paths(self, index: int) -> Iterator[str]:
         """Iterate over this slice and the next; an empty path stands for what is none, or is not there."""
         for item in (*self._items[index : index + 2], None, None)[:2]:
-            yield local_path(item) if isinstance(item, (str, os.PathLike)) else ""
+            yield plain_path(item) or ""
 
 
 class _Opening:

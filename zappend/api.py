@@ -1,32 +1,81 @@
-"""The names that users import: `append`, `rollback`, `transaction`. The one module that knows both halves."""
+"""The names that users import, those of zappend 0.8 among them. The one module that knows both halves."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
 from msgspec.structs import replace
 
 from zappend.ahead import SliceOpener
 from zappend.appender import Appender
-from zappend.config import ConfigLike, load_settings
+from zappend.callables import find_callable
+from zappend.config import ConfigItem, ConfigLike, ConfigList, load_settings
+from zappend.context import Config, Context, open_cube
 from zappend.dryrun import DryRun, checks_of
 from zappend.errors import UsageError, ZappendError
+from zappend.fileobj import FileObj, file_of_upath
 from zappend.groups import cube_in, documents_above
 from zappend.logs import configure_logging
 from zappend.plan import Plan
 from zappend.profiling import profiled
 from zappend.settings import Settings
 from zappend.slices import Slice
+from zappend.sources import SliceSource, is_item
 from zappend.txn.context import Transaction, rollback, transaction
 from zappend.txn.replay import Settlement
 from zappend.txn.storage import Storage, check_key
 from zappend.txn.target import open_target
 
-__all__ = ["AppendResult", "Appended", "Settlement", "Transaction", "append", "rollback", "transaction"]
+if TYPE_CHECKING:
+    import xarray as xr
+    from zarr.abc.store import Store
+
+    from zappend.txn.store import TransactionStore
+
+__all__ = [
+    "AppendResult",
+    "Appended",
+    "Config",
+    "ConfigItem",
+    "ConfigLike",
+    "ConfigList",
+    "Context",
+    "FileObj",
+    "Settlement",
+    "SliceCallable",
+    "SliceItem",
+    "SliceSource",
+    "Transaction",
+    "append",
+    "rollback",
+    "transaction",
+    "zappend",
+]
+
+# With quotes, as xarray and zarr take most of a second to import.
+SliceItem = Union[
+    str,
+    os.PathLike[str],
+    FileObj,
+    "xr.Dataset",
+    "xr.DataArray",
+    "Store",
+    Mapping[str, bytes],
+    SliceSource,
+    AbstractContextManager[Any],
+    Iterator[Any],
+    Callable[..., Any],
+]
+"""What can be a slice: a path or URL, a dataset or named array, a Zarr store, or what gives one of these."""
+
+SliceCallable = type[SliceSource] | Callable[..., SliceItem]
+"""What can be the setting ``slice_source``: it makes a slice of the arguments that an item stands for."""
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +149,7 @@ class AppendResult(int):
 def append(
     target: Any,
     slices: Any,
-    config: ConfigLike | Iterable[ConfigLike] | None = None,
+    config: ConfigLike = None,
     **settings: Any,
 ) -> AppendResult:
     """Grow the cube at `target` by `slices`, in the order given, each one all or nothing.
@@ -111,10 +160,14 @@ def append(
     Parameters
     ----------
     target
-        What `transaction` takes: a path, a URL, a mapper, a store of zarr or obstore, a mapping of keys to bytes. It
-        need not exist, though the parent of a local path must.
+        What `transaction` takes: a path, a URL, a mapper, a store of zarr or obstore, a mapping of keys to bytes; or a
+        `FileObj`. It need not exist, though the parent of a local path must. ``None``: what ``target_dir`` names.
     slices
-        Paths of NetCDF files or Zarr folders, and `xarray.Dataset` objects, decoded or not; one of them, or many.
+        One slice, or an iterable of them, which is asked for the next one when the one before it is in. A slice is a
+        path or URL of a NetCDF file or a Zarr folder, a `FileObj`, an `xarray.Dataset`, decoded or not, a named
+        `xarray.DataArray`, a Zarr store; or what gives one of these: a context manager, a `SliceSource`, a function, a
+        generator. What was opened for a slice is closed after it; what the caller has opened is not. With the setting
+        ``slice_source``, slices are its arguments: a list of them, a dict by name, a tuple of both, or a single one.
     config
         Settings: a file in JSON, YAML or TOML, a mapping, or several of these, of which later ones win.
     **settings
@@ -155,19 +208,27 @@ def append(
 
 
 def _append(target: Any, slices: Any, checked: Settings) -> AppendResult:
-    items = [slices] if isinstance(slices, (str, os.PathLike)) or hasattr(slices, "data_vars") else slices
+    items = [slices] if is_item(slices) else slices
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
-        raise UsageError(f"slices must be paths or datasets, not a {type(slices).__name__}")
+        raise UsageError(f"slices must be paths, datasets, or what gives them, not a {type(slices).__name__}")
+    if checked.slice_source is not None:
+        checked = replace(checked, slice_source=find_callable(checked.slice_source))
     group = _checked_group(checked.group)
+    target, checked = _target(target, checked)
     storage = open_target(target, checked.durability, storage_options=checked.storage_options, locking=checked.locking)
     view = DryRun(storage, _prefix(group), force_new=checked.force_new) if checked.dry_run else None
     if checked.threads:
         storage.calls_at_once = min(storage.calls_at_once, checked.threads)
     done: list[Appended] = []
     checked = replace(checked, group=group, zarr_format=checked.zarr_format or _format_above(storage, group))
+
+    def context() -> Context:
+        fresh = checked.force_new and not done
+        return Context(Config(checked), partial(_cube_before, storage, checked, view, fresh=fresh))
+
     with (
         Appender(storage.name, checked, storage.calls_at_once) as appender,
-        SliceOpener(items, checked) as opener,
+        SliceOpener(items, checked, context) as opener,
     ):
         for index, item in enumerate(items):
             try:
@@ -184,6 +245,61 @@ def _append(target: Any, slices: Any, checked: Settings) -> AppendResult:
                     error.add_note(f"{before} before it went in")
                 raise
     return AppendResult(done, dry_run=checked.dry_run, checks=checks_of(checked) if checked.dry_run else ())
+
+
+def zappend(slices: Any, config: ConfigLike = None, **kwargs: Any) -> AppendResult:
+    """Grow the cube at the setting ``target_dir`` by `slices`: `append`, as zappend 0.8 had it.
+
+    Parameters
+    ----------
+    slices
+        As `append` takes them.
+    config
+        Settings: a file, a mapping, or several of these, of which later ones win.
+    **kwargs
+        Settings by name, which win over `config`.
+
+    Returns
+    -------
+    result
+        The number of slices that went in, with more to tell.
+
+    Raises
+    ------
+    ZappendError, OSError
+        As `append` says.
+    """
+    return append(None, slices, config, **kwargs)
+
+
+def _target(target: Any, settings: Settings) -> tuple[Any, Settings]:
+    """Return the target, and the settings with its path, if it has one."""
+    if target is None:
+        if not settings.target_dir:
+            raise UsageError("Missing 'target_dir' in configuration: it names the target, if no argument does")
+        target = settings.target_dir
+    file = target if isinstance(target, FileObj) else file_of_upath(target)
+    if file is not None:
+        return file.uri, replace(settings, target_dir=file.uri, storage_options=file.storage_options or {})
+    path = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
+    return target, settings if path == settings.target_dir else replace(settings, target_dir=path)
+
+
+@contextmanager
+def _cube_before(
+    storage: Storage, settings: Settings, view: DryRun | None, *, fresh: bool
+) -> Iterator[xr.Dataset | None]:
+    """Open the cube as it is between two slices, settled; ``None``: there is none, or there will be none of it."""
+    from zappend.txn.zarrview import ZarrView  # brings in zarr
+
+    if view is not None:
+        with open_cube(ZarrView(cast("TransactionStore", view)), settings) as cube:
+            yield cube
+    elif fresh:
+        yield None
+    else:
+        with transaction(storage, lock_timeout=settings.lock_timeout) as txn, open_cube(txn.store, settings) as cube:
+            yield cube
 
 
 def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Settings, *, fresh: bool) -> Appended:

@@ -59,7 +59,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("-t", "--target", required=True, metavar="TARGET", help="The cube: made if it is not there.")
+@click.option("-t", "--target", metavar="TARGET", help="The cube: made if it is not there.  [default: target_dir]")
 @configs
 @assigned
 @storage_options
@@ -117,7 +117,7 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Tell of each slice.")
 @click.argument("slices", nargs=-1, required=True)
 def append(
-    target: str,
+    target: str | None,
     configs: tuple[str, ...],
     assigned: tuple[str, ...],
     slices: tuple[str, ...],

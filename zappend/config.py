@@ -8,16 +8,27 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from zappend.errors import UsageError
+from zappend.fileobj import FileObj
 from zappend.settings import ALIASES, EncodingSettings, ExpandDims, Polling, Profiling, Settings, VariableSettings
 
-__all__ = ["VARIABLE", "ConfigLike", "Layer", "assignment", "layers_of", "load_settings", "merge"]
+__all__ = [
+    "VARIABLE",
+    "ConfigItem",
+    "ConfigLike",
+    "ConfigList",
+    "Layer",
+    "assignment",
+    "layers_of",
+    "load_settings",
+    "merge",
+]
 
 VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<braced>[^}]*)\}|(?P<bare>[A-Za-z_]\w*))", re.ASCII)
 """``${NAME}`` and ``$NAME`` stand for a variable of the environment, ``$$`` for a dollar sign."""
@@ -48,11 +59,17 @@ class Layer:
     written: Mapping[str, Any]
 
 
-ConfigLike = str | os.PathLike[str] | Mapping[str, Any] | Layer
-"""A configuration: the path of a JSON, YAML or TOML file, or a mapping of names to values."""
+ConfigItem = FileObj | str | os.PathLike[str] | Mapping[str, Any] | Layer
+"""A configuration: a JSON, YAML or TOML file, a mapping of names to values, or what was read of one."""
+
+ConfigList = Sequence["ConfigItem | None"]
+"""Several configurations, of which later ones win."""
+
+ConfigLike = ConfigItem | ConfigList | None
+"""What can be given as configuration."""
 
 
-def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings: Any) -> Settings:
+def load_settings(configs: ConfigLike | Iterable[Any], **settings: Any) -> Settings:
     """Return the settings of `configs`, later ones over earlier ones, and `settings` over all of them.
 
     A keyword that is ``None`` is taken as not given.
@@ -66,7 +83,7 @@ def load_settings(configs: ConfigLike | Iterable[ConfigLike] | None, **settings:
     return msgspec.convert(merge(layer.values for layer in layers_of(configs, **settings)), Settings)
 
 
-def layers_of(configs: ConfigLike | Iterable[ConfigLike] | None, **settings: Any) -> list[Layer]:
+def layers_of(configs: ConfigLike | Iterable[Any], **settings: Any) -> list[Layer]:
     """Return the layers of `configs`, one each, then that of `settings`, if there are any.
 
     Raises
@@ -74,18 +91,23 @@ def layers_of(configs: ConfigLike | Iterable[ConfigLike] | None, **settings: Any
     UsageError
         As `load_settings` says.
     """
-    if configs is None:
-        configs = ()
-    elif isinstance(configs, (str, os.PathLike, Mapping, Layer)):
-        configs = (configs,)
-    elif not isinstance(configs, Iterable):
-        raise UsageError(f"a configuration must be a file or a mapping, not {type(configs).__name__}")
-    layers = [_layer_of(config) for config in configs]
+    layers = [_layer_of(config) for config in _each(configs)]
     given = {name: value for name, value in settings.items() if value is not None}
     if given:
         values = _checked(given, "settings")
         layers.append(Layer("argument", values, values))
     return layers
+
+
+def _each(configs: Any) -> Iterator[ConfigItem]:
+    """Iterate over configurations, as deep as they are in lists."""
+    if isinstance(configs, (FileObj, str, os.PathLike, Mapping, Layer)):
+        yield configs
+    elif isinstance(configs, Iterable):
+        for config in configs:
+            yield from _each(config)
+    elif configs is not None:
+        raise UsageError(f"a configuration must be a file or a mapping, not {type(configs).__name__}")
 
 
 def assignment(text: str) -> Layer:
@@ -126,18 +148,16 @@ def _merged(values: Any, over: Any) -> Any:
     return {**values, **{name: _merged(values.get(name), value) for name, value in over.items()}}
 
 
-def _layer_of(config: Any) -> Layer:
+def _layer_of(config: ConfigItem) -> Layer:
     if isinstance(config, Layer):
         return config
     if isinstance(config, Mapping):
         values = _checked(config, "configuration")
         return Layer("configuration", values, values)
-    if isinstance(config, (str, os.PathLike)):
-        path = os.fspath(config)
-        data = _read(path)
-        values = _checked(_parsed(path, data, lambda text: _expanded(text, path)), path)
-        return Layer(path, values, _renamed(_parsed(path, data, lambda text: text), path))
-    raise UsageError(f"a configuration must be a file or a mapping, not {type(config).__name__}")
+    path = config.uri if isinstance(config, FileObj) else os.fspath(config)
+    data = _read(path, config if isinstance(config, FileObj) else None)
+    values = _checked(_parsed(path, data, lambda text: _expanded(text, path)), path)
+    return Layer(path, values, _renamed(_parsed(path, data, lambda text: text), path))
 
 
 # Checking.
@@ -221,16 +241,13 @@ def _hint(name: object, known: Iterable[str]) -> str:
 # Reading.
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, file: FileObj | None) -> bytes:
     try:
-        if "://" in path:
-            import fsspec
-
-            with fsspec.open(path, "rb") as file:
-                data: bytes = file.read()
-                return data
-        with open(path, "rb") as file:
-            return file.read()
+        if file is not None or "://" in path:
+            data = (file or FileObj(path)).read()
+            return data if isinstance(data, bytes) else data.encode()
+        with open(path, "rb") as opened:
+            return opened.read()
     except (OSError, ImportError, ValueError) as error:
         raise UsageError(
             f"configuration {path} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}"

@@ -6,9 +6,10 @@ a user's code. Made for few and small files; slices are read by other ways.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
-__all__ = ["FileObj"]
+__all__ = ["FileObj", "file_of_upath"]
 
 CACHES = frozenset({"blockcache", "cached", "filecache", "simplecache"})
 """Links of a chained URL that have no path of their own."""
@@ -154,6 +155,13 @@ class FileObj:
             if self._path is None:
                 self._path = path
         return self._fs, self._path
+
+
+def file_of_upath(path: object) -> FileObj | None:
+    """Return what `path` names, if it is a path of universal_pathlib in a file system that is not the local one."""
+    if isinstance(path, os.PathLike) or not any(cls.__module__.split(".")[0] == "upath" for cls in type(path).__mro__):
+        return None
+    return FileObj(str(path), dict(path.storage_options) or None)  # type: ignore[attr-defined]
 
 
 def _links(uri: str) -> tuple[str, str, str]:

@@ -18,10 +18,11 @@ import numpy as np
 from zappend.cf import to_stored
 from zappend.datatypes import STRING, Block
 from zappend.encoding import Encoding, encoding_attrs
-from zappend.errors import SliceError, UsageError
+from zappend.errors import SliceError
 from zappend.kinds import is_missing, kind_of, kind_of_type
-from zappend.opening import first_line, local_path, open_path
+from zappend.opening import first_line
 from zappend.settings import Settings
+from zappend.sources import ContextMaker, open_item
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -179,17 +180,21 @@ class Slice:
 
 
 @contextmanager
-def open_slice(item: Any, index: int = 0, settings: Settings | None = None) -> Iterator[Slice]:
+def open_slice(
+    item: Any, index: int = 0, settings: Settings | None = None, context: ContextMaker | None = None
+) -> Iterator[Slice]:
     """Open one slice; it is closed when the block is left, unless it was open before.
 
     Parameters
     ----------
     item
-        Path of a NetCDF file or a Zarr folder (`str` or `os.PathLike`), or an `xarray.Dataset`.
+        What `zappend.append` takes as a slice, or its ``slice_source`` as arguments.
     index
         Its place among the slices, for messages.
     settings
-        The settings of the append, which say whether to wait for it, and what missing chunks of a Zarr folder mean.
+        The settings of the append.
+    context
+        Makes the processing context for functions of the user.
 
     Raises
     ------
@@ -198,15 +203,8 @@ def open_slice(item: Any, index: int = 0, settings: Settings | None = None) -> I
     UsageError
         If `item` is nothing that can be a slice.
     """
-    import xarray as xr
-
-    if isinstance(item, xr.Dataset):
-        yield _from_dataset(item, str(index))
-    elif isinstance(item, (str, os.PathLike)):
-        with open_path(local_path(item), settings or Settings()) as dataset:
-            yield _from_dataset(dataset, str(os.fspath(item)))
-    else:
-        raise UsageError(f"slice {index} must be a path or an xarray.Dataset, not {type(item).__name__}")
+    with open_item(item, index, settings or Settings(), context) as (dataset, name):
+        yield _from_dataset(dataset, name)
 
 
 def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:

@@ -1,0 +1,167 @@
+"""A dataset in memory → the same one, with its values in a temporary Zarr: what it is computed from is computed once.
+
+Only values go there, as they are in memory; names, attributes, encodings and indexes stay with the dataset, so the cube
+cannot tell. Values that Zarr cannot hold exactly as they are, such as text, are computed and stay in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from zappend.errors import SliceError
+from zappend.fileobj import FileObj
+from zappend.opening import UNDECODED, first_line
+from zappend.settings import Settings
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["persisted", "temporary_folder"]
+
+log = logging.getLogger(__name__)
+
+HELD = "biufcmM"
+"""Kinds of types of numpy that Zarr holds as they are."""
+
+LARGEST_NUMBER = {"f": 8, "c": 16}
+
+
+def temporary_folder(settings: Settings) -> FileObj:
+    """Return the folder for temporary files."""
+    return FileObj(settings.temp_dir or tempfile.gettempdir(), settings.temp_storage_options or None)
+
+
+@contextmanager
+def persisted(dataset: xr.Dataset, index: int, name: str, settings: Settings) -> Iterator[xr.Dataset]:
+    """Return `dataset` with values that are read from a Zarr of its own in ``temp_dir``; that goes behind the block.
+
+    Parameters
+    ----------
+    dataset
+        Stays as it is, and open.
+    index, name
+        Its place among the slices, and what messages call it.
+    settings
+        Say where the temporary Zarr lies.
+
+    Raises
+    ------
+    SliceError
+        If it cannot be written. Nothing of it stays.
+    """
+    folder = temporary_folder(settings)
+    place = folder / f"zappend-slice-{index}-{uuid.uuid4().hex}.zarr"
+    try:
+        try:
+            opened, rest = _written(dataset, place)
+        except Exception as error:
+            # What is computed only now may raise whatever it likes.
+            raise SliceError(
+                f"slice {name}: it cannot be written to the temporary folder {folder}: {first_line(error)}"
+            ) from error
+        with opened:
+            yield _with_values(dataset, {**opened.variables, **rest})
+    finally:
+        _delete(place)
+
+
+def _written(dataset: xr.Dataset, place: FileObj) -> tuple[xr.Dataset, dict[str, xr.Variable]]:
+    """Write what can be; return that, opened, and what is kept in memory."""
+    import xarray as xr
+    import zarr
+
+    if place.fs.protocol == "file" or "file" in place.fs.protocol:
+        os.makedirs(os.path.dirname(place.path), exist_ok=True)
+        os.mkdir(place.path, 0o700)  # slices may be for nobody else
+    dims = {dim: f"dim{i}" for i, dim in enumerate(dataset.sizes)}
+    group = zarr.open_group(place.uri, mode="a", zarr_format=2, storage_options=place.storage_options)
+    chunked: list[tuple[Any, zarr.Array[Any]]] = []
+    kept: dict[str, xr.Variable] = {}
+    for i, variable in enumerate(dataset.variables.values()):
+        if isinstance(variable, xr.IndexVariable):
+            continue
+        if not _is_held(variable):
+            kept[_key(i)] = variable
+            continue
+        lazy = _evenly_chunked(variable.data) if variable.chunks is not None else None
+        array = group.create_array(
+            _key(i),
+            shape=variable.shape,
+            chunks="auto" if lazy is None else tuple(max(sizes) for sizes in lazy.chunks),
+            dtype=variable.dtype,
+            attributes={"_ARRAY_DIMENSIONS": [dims[dim] for dim in variable.dims]},
+            config={"write_empty_chunks": True},  # of -0.0, 0.0 is no fill value
+        )
+        if lazy is None:
+            array[...] = variable.values
+        else:
+            chunked.append((lazy, array))
+    kept = _computed(chunked, kept)
+    store: Any = group.store  # more than xarray says that it takes
+    return xr.open_dataset(store, engine="zarr", consolidated=False, **UNDECODED), kept
+
+
+def _computed(chunked: list[tuple[Any, Any]], kept: dict[str, xr.Variable]) -> dict[str, xr.Variable]:
+    """Write arrays of dask, and compute the others, all at once: they may be made of the same things."""
+    lazy = {key: variable for key, variable in kept.items() if variable.chunks is not None}
+    if not chunked and not lazy:
+        return {key: variable.copy(deep=False).load() for key, variable in kept.items()}
+    import dask.array
+    import dask.base
+
+    sources, arrays = [array for array, _ in chunked], [array for _, array in chunked]
+    stored = [dask.array.store(sources, arrays, lock=False, compute=False)] if chunked else []
+    compute: Any = dask.base.compute
+    *_, computed = compute(*stored, lazy)
+    return {key: computed.get(key, variable).copy(deep=False).load() for key, variable in kept.items()}
+
+
+def _with_values(dataset: xr.Dataset, values: Mapping[Any, xr.Variable]) -> xr.Dataset:
+    """Return `dataset` with other values in it, all else as it is."""
+    changed = {}
+    for i, (name, variable) in enumerate(dataset.variables.items()):
+        if _key(i) in values:
+            new = values[_key(i)].copy(deep=False)
+            new.dims, new.attrs, new.encoding = variable.dims, dict(variable.attrs), dict(variable.encoding)
+            changed[name] = new
+    coords = {name: variable for name, variable in changed.items() if name in dataset.coords}
+    return dataset.assign_coords(coords).assign({k: v for k, v in changed.items() if k not in coords})
+
+
+def _is_held(variable: xr.Variable) -> bool:
+    dtype = variable.dtype
+    return (
+        getattr(dtype, "kind", "O") in HELD
+        and dtype.itemsize <= LARGEST_NUMBER.get(dtype.kind, dtype.itemsize)
+        and variable.size > 0
+        and len(set(variable.dims)) == variable.ndim
+    )
+
+
+def _evenly_chunked(data: Any) -> Any:
+    """Return an array of dask with chunks of one size along each dimension, but the last."""
+    if all(len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0] for sizes in data.chunks):
+        return data
+    return data.rechunk(tuple(max(sizes) for sizes in data.chunks))
+
+
+def _key(index: int) -> str:
+    """Return what the variable at `index` is called in the temporary Zarr, whose names mean nothing."""
+    return f"variable{index}"
+
+
+def _delete(place: FileObj) -> None:
+    try:
+        if place.exists():
+            place.delete(recursive=True)
+    except Exception as error:
+        # Each file system has errors of its own, and the slice is done.
+        log.warning("the temporary Zarr %s is left, as it cannot be deleted: %s", place.path, first_line(error))
+    finally:
+        place.close()
