@@ -200,6 +200,7 @@ class Transaction(TransactionStore):
     def _end(self, status: Status, *, abandon: bool = False) -> None:
         self.status = status
         self._closed = f"has {'failed' if status == 'failed' else 'been ' + status}"
+        self._storage.end_threads()
         _let_go(self._lock.abandon if abandon else self._lock.release, self._storage.name)
 
 
@@ -300,6 +301,7 @@ def rollback(
     try:
         return _settle(storage, lock, dry_run=dry_run)
     finally:
+        storage.end_threads()
         _let_go(lock.release, storage.name)
 
 

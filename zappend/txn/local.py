@@ -19,7 +19,7 @@ from typing import TypeVar
 from zappend.errors import TargetError
 from zappend.txn.files import Files
 from zappend.txn.lock import FileLock
-from zappend.txn.storage import PLACE_PREFIX, TEMP_PREFIX, Area, Durability, Lock, Storage, Value, side_by_side
+from zappend.txn.storage import PLACE_PREFIX, TEMP_PREFIX, Area, Durability, Lock, Storage, Threads, Value
 
 __all__ = ["FolderArea", "LocalStorage"]
 
@@ -47,10 +47,13 @@ class FolderArea(Area):
         The calls that change the file system.
     """
 
+    calls_at_once = 1
+
     def __init__(self, root: str, durability: Durability, files: Files) -> None:
         self.root = root
         self._sync_files = durability == "full"
         self._files = files
+        self._threads = Threads()
         self._guard = threading.Lock()
         self._unsynced: set[str] = set()
 
@@ -125,8 +128,7 @@ class FolderArea(Area):
             folders, self._unsynced = self._unsynced, set()
         if self._sync_files:
             try:
-                for folder in sorted(folders):
-                    self._sync_folder(folder)
+                self._side_by_side(self._sync_folder, sorted(folders))
             except BaseException:
                 with self._guard:
                     self._unsynced |= folders
@@ -165,6 +167,10 @@ class FolderArea(Area):
         mode = stat.S_IMODE(os.stat(path).st_mode)
         if mode != stat.S_IMODE(os.fstat(fd).st_mode):
             self._files.chmod(fd, mode)
+
+    def _side_by_side(self, do: Callable[[T], None], items: Sequence[T]) -> None:
+        # A sync waits for the disk, which takes several at once; for two it is not worth the threads.
+        self._threads.map(do, items, self.calls_at_once if len(items) > 2 else 1)
 
     def _make_folder(self, folder: str) -> None:
         try:
@@ -250,9 +256,8 @@ class LocalStorage(FolderArea, Storage):
     def replace_many(self, documents: Iterable[tuple[str, bytes | None, bytes]], txn: str) -> None:
         self._side_by_side(lambda document: self.replace(*document, txn), list(documents))
 
-    def _side_by_side(self, do: Callable[[T], None], items: Sequence[T]) -> None:
-        # A sync waits for the disk, which takes several at once; for two it is not worth the threads.
-        side_by_side(do, items, self.calls_at_once if len(items) > 2 else 1)
+    def end_threads(self) -> None:
+        self._threads.end()
 
     def lock(self) -> Lock:
         self.place._changed(self.place.root)  # the lock makes it, each time anew

@@ -24,6 +24,7 @@ __all__ = [
     "Durability",
     "Lock",
     "Storage",
+    "Threads",
     "Value",
     "changed_after_commit",
     "check_key",
@@ -81,15 +82,40 @@ def _shape(value: bytes | None) -> str:
     return "absent" if value is None else f"{len(value)} bytes ({hashlib.sha256(value).hexdigest()[:8]})"
 
 
+class Threads:
+    """Threads for what is done side by side, kept until `end`, since to start them may take as long as their work."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def map(self, do: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+        """Return what `do` returns for each of `items`; if it raises, no call is under way any more then.
+
+        How many `threads` there are at most, the first time tells; with less than two the calling one does it all.
+        """
+        if len(items) < 2 or threads < 2:
+            return [do(item) for item in items]
+        pool = self._pool = self._pool or ThreadPoolExecutor(threads, "zappend")
+        try:
+            return list(pool.map(do, items))
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Return when all threads have ended; `map` starts new ones."""
+        if (pool := self._pool) is not None:
+            _end(pool)
+            self._pool = None
+
+
 def side_by_side(do: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
     """Return what `do` returns for each of `items`, called in up to `threads` threads, all of which have ended then."""
-    if len(items) < 2 or threads < 2:
-        return [do(item) for item in items]
-    pool = ThreadPoolExecutor(min(threads, len(items)), "zappend")
+    own = Threads()
     try:
-        return list(pool.map(do, items))
+        return own.map(do, items, min(threads, len(items)))
     finally:
-        _end(pool)
+        own.end()
 
 
 def _end(pool: ThreadPoolExecutor) -> None:
@@ -242,6 +268,9 @@ class Storage(Area):
 
     def check_orphans(self) -> None:
         """Raise `LogDamaged` if there is a log without the lock that named it, so that it may be needed, or may not."""
+
+    def end_threads(self) -> None:
+        """End the threads that were kept, if any were."""
 
     def begin_undo(self) -> None:
         """Return when the pending transaction can never be committed any more, and none of its requests be late."""
