@@ -374,7 +374,7 @@ def test_a_dry_run_prints_the_plan(tmp_path: Path) -> None:
     """What it says would be written is what is written."""
     paths = cubes.write_netcdf(tmp_path, [cubes.packed(0), cubes.packed(2)])
     outcome = run(
-        "append", "-t", tmp_path / "cube", "--dry-run", "--append-step", "1D", "--set", "fixed_dims.x=3", *paths
+        "append", "-t", tmp_path / "cube", "--dry-run", "--append-step", "1D", "--set", "fixed_dims.x=4", *paths
     )
     assert outcome.code == 0
     assert not (tmp_path / "cube").exists()

@@ -14,7 +14,7 @@ from zappend.errors import UsageError
 from zappend.metadata import Array, Cube
 from zappend.settings import EncodingSettings, Settings
 from zappend.slices import Slice
-from zappend.variables import encoding_settings, fill_number, named_type, sizes_of, type_name
+from zappend.variables import dims_of, encoding_settings, fill_number, named_type, sizes_of, type_name
 
 __all__ = ["check_encodings", "check_followed"]
 
@@ -25,6 +25,8 @@ def check_encodings(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], s
     if settings.variables:
         for name, array in cube.arrays.items():
             wanted = encoding_settings(settings, name, encodings[name], array.dims, is_data=name not in new.coords)
+            if (dims := dims_of(settings, name)) not in (None, array.dims):
+                problems.append(f"variable {name!r} has dims {array.dims} in the target, and {dims} in the settings")
             problems += [
                 f"variable {name!r} has {setting} {ours} in the target, and {theirs} in the settings"
                 for setting, ours, theirs in _differences(array, encodings[name], wanted, checksum=settings.checksum)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from zappend.absent import missing_value
 from zappend.cf import to_stored
 from zappend.datatypes import Block
 from zappend.encoding import STANDARD_CALENDARS, Encoding, encoding_attrs, same
@@ -19,11 +19,11 @@ from zappend.metadata import Array, Cube
 from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable
 from zappend.steps import parse_step
+from zappend.variables import dims_of
 
 __all__ = [
     "compare_constants",
     "cube_size",
-    "filled",
     "fixed_problems",
     "following_labels",
     "own_problems",
@@ -87,7 +87,16 @@ def own_problems(new: Slice, settings: Settings) -> list[str]:
         refuse(new, [f"it has no dimension {dim!r} to append along; it has {has}{hint}"])
     if new.sizes[dim] == 0:
         refuse(new, [f"its dimension {dim!r} is empty"])
-    return _own_label_problems(new, settings)
+    return _dims_problems(new, settings) + _own_label_problems(new, settings)
+
+
+def _dims_problems(new: Slice, settings: Settings) -> list[str]:
+    """Compare the dimensions of variables with those that the settings say they have."""
+    return [
+        f"Dimension mismatch for variable {name!r}: expected {dims}, found {new.variables[name].dims} in dataset"
+        for name in settings.variables
+        if name in new.variables and (dims := dims_of(settings, name)) is not None and dims != new.variables[name].dims
+    ]
 
 
 def _own_label_problems(new: Slice, settings: Settings) -> list[str]:
@@ -166,41 +175,18 @@ def structure_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding]
 
 
 def _missing_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], settings: Settings) -> list[str]:
+    dim = settings.append_dim
     missing = [name for name in cube.arrays if name not in new.variables]
     problems = []
     for name in missing:
-        fills = settings.append_dim not in cube.arrays[name].dims or _missing_value(encodings[name]) is not None
+        fills = dim not in cube.arrays[name].dims or missing_value(encodings[name]) is not None
         if not fills:
             problems.append(
                 f"variable {name!r} is missing, and cannot be filled: the target has no missing value for it"
             )
-        elif settings.missing_variables == "refuse":
+        elif settings.missing_variables == "refuse" and (name == dim or dims_of(settings, name) is None):
             problems.append(f"variable {name!r} is missing; missing_variables 'fill' fills it")
     return problems
-
-
-def _missing_value(encoding: Encoding) -> Any:
-    """Return what is stored for a missing value, ``None`` if nothing can be."""
-    if encoding.dtype.kind in "mM":
-        return np.array("NaT", encoding.dtype)[()]
-    default = np.nan if encoding.dtype.kind in "fc" else encoding.attrs.get("missing_value")
-    fill = encoding.attrs.get("_FillValue", default)
-    return None if np.ndim(fill) else fill
-
-
-def filled(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], dim: str) -> Slice:
-    """Return the slice with those variables of the cube along `dim` that it lacks, filled with missing values."""
-    import xarray as xr
-
-    variables = dict(new.variables)
-    for name, array in cube.arrays.items():
-        if name in variables or dim not in array.dims:
-            continue
-        shape = tuple(new.sizes[dim] if d == dim else size for d, size in zip(array.dims, array.shape, strict=True))
-        encoding = encodings[name]
-        values = np.broadcast_to(np.array(_missing_value(encoding), encoding.dtype), shape)
-        variables[name] = SliceVariable(name, new.name, array.dims, {}, encoding, {}, xr.Variable(array.dims, values))
-    return replace(new, variables=variables)
 
 
 def _kind_problems(variable: SliceVariable, encoding: Encoding) -> list[str]:

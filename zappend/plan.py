@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
+from zappend.absent import created, filled
 from zappend.agreement import check_followed
 from zappend.checks import (
     compare_constants,
-    filled,
     following_labels,
     own_problems,
     reference_problems,
@@ -198,13 +198,15 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
         If the settings contradict the slice, or each other.
     """
     dim = settings.append_dim
-    check_names(settings, new.variables, f"slice {new.name}")
-    refuse(new, own_problems(new, settings) + reference_problems(new))
+    check_names(settings, new.variables, f"slice {new.name}", creates=True)
+    problems = own_problems(new, settings)
+    new, impossible = created(new, settings)
+    refuse(new, problems + impossible + reference_problems(new))
     size = new.sizes[dim]
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
     labels_and_bounds = new.along(dim)
     cube = new_cube(zarr_format, dict(new.attrs) if settings.attrs_update_mode != "ignore" else {})
-    problems: list[str] = []
+    problems = []
     writes = []
     for name, variable in new.variables.items():
         wanted = encoding_settings(settings, name, variable, variable.dims, is_data=name not in new.coords)

@@ -88,8 +88,9 @@ class VariableSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     Attributes
     ----------
     dims
-        Its dimensions, in order. A slice that has others is refused. With `dims`, and a type and a fill value as its
-        encoding, a variable that no slice has yet begins with the cube, filled.
+        Its dimensions, in order. A slice that has others is refused. With `dims`, and ``dtype`` and ``fill_value`` as
+        its encoding, a variable that the first slice lacks begins with the cube, filled. Later slices may lack it, too:
+        it is filled again, whatever `missing_variables` says of others.
     encoding
         How it is to be stored.
     attrs

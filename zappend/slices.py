@@ -27,7 +27,7 @@ from zappend.sources import ContextMaker, open_item
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Slice", "SliceVariable", "open_slice"]
+__all__ = ["Slice", "SliceVariable", "check_name", "open_slice"]
 
 Region = tuple[slice, ...]
 
@@ -251,8 +251,7 @@ def _with_coordinates_named(dataset: xr.Dataset, name: str) -> tuple[dict[str, x
 def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariable:
     if any(not isinstance(dim, str) for dim in variable.dims):
         raise SliceError(f"slice {slice_name}: variable {name!r} has a dimension whose name is no string")
-    if not name or set(name) & set("/\\\0") or name.startswith(".") or len(os.fsencode(name)) > LONGEST_NAME:
-        raise SliceError(f"slice {slice_name}: {name[:80]!r} cannot be the name of an array in a cube")
+    check_name(name, slice_name)
     if len(set(variable.dims)) < len(variable.dims):
         raise SliceError(f"slice {slice_name}: variable {name!r} has a dimension twice: {variable.dims}")
     try:
@@ -282,6 +281,12 @@ def _describe(name: str, variable: xr.Variable, slice_name: str) -> SliceVariabl
         dict(variable.encoding),
         variable,
     )
+
+
+def check_name(name: str, slice_name: str) -> None:
+    """Raise `SliceError` if no array in a cube can have the name."""
+    if not name or set(name) & set("/\\\0") or name.startswith(".") or len(os.fsencode(name)) > LONGEST_NAME:
+        raise SliceError(f"slice {slice_name}: {name[:80]!r} cannot be the name of an array in a cube")
 
 
 def _share_time_units(variables: dict[str, SliceVariable], slice_name: str) -> None:

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from zappend.datatypes import BYTES, STRING, is_bytes, is_variable_length
@@ -27,7 +27,17 @@ from zappend.errors import SliceError, UsageError
 from zappend.settings import EncodingSettings, Settings
 from zappend.slices import LARGEST_NUMBER, RELATED, Slice, SliceVariable
 
-__all__ = ["check_names", "encoding_settings", "fill_number", "named_type", "select", "sizes_of", "type_name"]
+__all__ = [
+    "ALL",
+    "check_names",
+    "dims_of",
+    "encoding_settings",
+    "fill_number",
+    "named_type",
+    "select",
+    "sizes_of",
+    "type_name",
+]
 
 ALL = "*"
 
@@ -57,8 +67,11 @@ def select(new: Slice, settings: Settings) -> Slice:
     """
     if not settings.included_variables and not settings.excluded_variables:
         return new
+    described = [name for name in settings.variables if dims_of(settings, name) is not None]
     lacking = [
-        name for name in settings.included_variables if not any(fnmatchcase(there, name) for there in new.variables)
+        name
+        for name in settings.included_variables
+        if not any(fnmatchcase(there, name) for there in (*new.variables, *described))
     ]
     if lacking:
         raise SliceError(
@@ -69,6 +82,7 @@ def select(new: Slice, settings: Settings) -> Slice:
     gone = new.variables.keys() - taken.keys()
     kept = {name: replace(variable, attrs=_without(variable.attrs, gone)) for name, variable in taken.items()}
     used = {dim for variable in kept.values() for dim in variable.dims}
+    used.update(dim for name in described if settings.takes(name) for dim in dims_of(settings, name) or ())
     return replace(
         new,
         sizes={dim: size for dim, size in new.sizes.items() if dim in used},
@@ -96,14 +110,37 @@ def _without(attrs: Mapping[str, Any], gone: Iterable[str]) -> dict[str, Any]:
 # How they are stored.
 
 
-def check_names(settings: Settings, known: Iterable[str], where: str) -> None:
-    """Raise `UsageError` if the settings speak of a variable that is not among those `known`."""
+def check_names(settings: Settings, known: Iterable[str], where: str, *, creates: bool = False) -> None:
+    """Raise `UsageError` if the settings speak of a variable that is not among those `known`.
+
+    Where a cube `creates` what is described by the settings, that has dimensions.
+    """
     known = list(known)
     for name in settings.variables:
-        if name != ALL and name not in known and settings.takes(name):
+        if (
+            name == ALL
+            or name in known
+            or not settings.takes(name)
+            or (creates and dims_of(settings, name) is not None)
+        ):
+            continue
+        what = f"setting variables.{name}: {where} has no variable {name!r}; it has {', '.join(map(repr, known))}"
+        if creates:
             raise UsageError(
-                f"setting variables.{name}: {where} has no variable {name!r}; it has {', '.join(map(repr, known))}"
+                f"Missing dimensions of variable {name!r}: {what}; with dims, and dtype and fill_value in its "
+                f"encoding, it is created"
             )
+        raise UsageError(what)
+
+
+def dims_of(settings: Settings, name: str) -> tuple[str, ...] | None:
+    """Return the dimensions that a variable has by the settings, ``None`` if they do not say."""
+    if name == ALL or name not in settings.variables:
+        return None
+    for one in (name, ALL):
+        if one in settings.variables and not isinstance(dims := settings.variables[one].dims, UnsetType):
+            return tuple(dims)
+    return None
 
 
 def encoding_settings(
