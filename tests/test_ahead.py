@@ -93,7 +93,7 @@ def test_the_next_file_is_open_while_this_one_is_written(paths: list[Path]) -> N
     ("given", "settings"),
     [
         (lambda paths: list(paths), {"threads": 1}),
-        (lambda paths: list(paths), {"slice_polling": True}),
+        (lambda paths: list(paths), {"slice_polling": {"interval": 0}}),
         (lambda paths: iter(paths), {}),
         (lambda paths: [xr.load_dataset(paths[0]), *paths[1:]], {}),
     ],

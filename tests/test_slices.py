@@ -24,6 +24,7 @@ import zappend
 from zappend.completeness import completeness
 from zappend.config import load_settings
 from zappend.errors import SliceError, UsageError
+from zappend.folders import LocalFolder
 from zappend.polling import NotYet, wait_for
 from zappend.settings import Polling
 from zappend.testing import SteppingClock
@@ -307,7 +308,7 @@ def test_missing_chunks_are_counted(
     assert len(files) == (3 if kind == "3 shards" else 6)
     with warned(caplog) as warnings:
         assert zappend.append({}, path) == 1
-        assert zappend.append({}, path, slice_missing_chunks="refuse", slice_polling=True) == 1
+        assert zappend.append({}, path, slice_missing_chunks="refuse", slice_polling=PATIENT) == 1
     assert warnings == []
     # What only looks like a chunk of the array is none: beyond the grid, a file that is being written, another name.
     for name in ("9.9.9", "0.0.00", "0.0", "0.0.0.partial", "c.9.9.9"):
@@ -335,7 +336,7 @@ def test_missing_chunks_are_counted(
     shutil.rmtree(path / "sst" / "c", ignore_errors=True)
     for file in chunk_files(path):
         file.unlink()
-    assert completeness(str(path), shapes).missing["sst"] == (len(files), len(files))
+    assert completeness(LocalFolder(str(path)), int(kind[0]), shapes).missing["sst"] == (len(files), len(files))
 
 
 @pytest.mark.parametrize("zarr_format", FORMATS)
@@ -386,7 +387,10 @@ PATIENT = {"interval": 0, "timeout": 60}
 
 @pytest.mark.parametrize("kind", ["NetCDF", "2 dots", "3", "3 shards"])
 def test_a_slice_that_appears_later_and_is_whole_later_still(tmp_path: Path, kind: str) -> None:
-    """Nothing there, a folder or half a file, metadata without chunks, all but one chunk, everything."""
+    """Nothing there, a folder or half a file, metadata without chunks, all but one chunk, everything.
+
+    Then it is looked at once more, whether it has changed.
+    """
     done = tmp_path / "done"
     done.mkdir()
     if kind == "NetCDF":
@@ -394,11 +398,23 @@ def test_a_slice_that_appears_later_and_is_whole_later_still(tmp_path: Path, kin
         path, data = tmp_path / "slice.nc", source.read_bytes()
         steps: list[Callable[[], Any]] = [
             lambda: path.write_bytes(b""),
+            lambda: None,
             lambda: path.write_bytes(data[:5]),
             lambda: path.write_bytes(data[: len(data) // 2]),
+            lambda: None,
             lambda: path.write_bytes(data),
+            lambda: None,
         ]
-        expected = ["no such file", "no dataset", "no dataset", "no dataset"]
+        half = len(data) // 2
+        expected = [
+            "no such file",
+            "s ago, so it may still be being written",
+            "no dataset",
+            "it has changed from 0 to 5 bytes since the last look",
+            f"it has changed from 5 to {half} bytes",
+            "no dataset",
+            f"it has changed from {half} to {len(data)} bytes",
+        ]
     else:
         source, path = write_slice(done, kind), tmp_path / "slice.zarr"
         chunks = {p.relative_to(source) for name in ("sst", "time", "crs") for p in chunk_files(source, name)}
@@ -420,6 +436,7 @@ def test_a_slice_that_appears_later_and_is_whole_later_still(tmp_path: Path, kin
             lambda: copy(file for file in documents if file not in chunks),
             lambda: copy(chunks - {last}),
             lambda: copy([last]),
+            lambda: None,
         ]
         total = 3 if kind == "3 shards" else 6
         expected = [
@@ -428,6 +445,7 @@ def test_a_slice_that_appears_later_and_is_whole_later_still(tmp_path: Path, kin
             "",
             f"1 of 1 chunks of 'crs' are missing, {total} of {total} chunks of 'sst' are missing, 1 of 1 chunks of",
             f"1 of {total} chunks of 'sst' are missing",
+            "it is still being written: it has changed from",
         ]
     target: dict[str, bytes] = {}
     with on_waiting(lambda i: steps[i]()) as said:
@@ -446,10 +464,11 @@ def test_a_slice_that_is_copied_with_its_consolidated_metadata_first(tmp_path: P
     path.mkdir()
     for name in (".zgroup", ".zmetadata"):
         shutil.copyfile(source / name, path / name)
-    with on_waiting(lambda i: shutil.copytree(source, path, dirs_exist_ok=True)) as said:
+    with on_waiting(lambda i: shutil.copytree(source, path, dirs_exist_ok=True) if i == 0 else None) as said:
         assert zappend.append({}, path, slice_polling=PATIENT) == 1
-    assert len(said) == 1
+    assert len(said) == 2
     assert "6 of 6 chunks of 'sst' are missing" in said[0]
+    assert "it has changed from" in said[1]
 
 
 @pytest.mark.parametrize("missing", [None, "refuse"])
@@ -473,9 +492,9 @@ def test_fill_takes_missing_chunks_when_none_came_in_time(tmp_path: Path, caplog
     for file in data:
         file.unlink()
     settings: dict[str, Any] = {"slice_missing_chunks": "fill"}
-    with on_waiting(lambda i: [*data][i].write_bytes(data[[*data][i]]) and None) as said:
+    with on_waiting(lambda i: [file.write_bytes(data[file]) for file in [*data][i : i + 1]] and None) as said:
         assert zappend.append({}, path, slice_polling=PATIENT, **settings) == 1
-    assert ["2 of 6" in said[0], "1 of 6" in said[1], len(said)] == [True, True, 2]
+    assert ["2 of 6" in said[0], "1 of 6" in said[1], "changed" in said[2], len(said)] == [True, True, True, 3]
     first.unlink()
     with warned(caplog) as warnings:
         assert zappend.append({}, path, slice_polling={"timeout": 0}, **settings) == 1
@@ -506,11 +525,13 @@ def test_what_waiting_cannot_mend_is_told_once(tmp_path: Path) -> None:
     zappend.append(target, write_slice(tmp_path))
     other = write_slice(tmp_path, start=2, consolidated=False)
     (other / "sst").rename(other / "chl")
+    for file in other.rglob("*"):
+        os.utime(file, (0, 0))
     with on_waiting(lambda i: pytest.fail("it waits")):
         with pytest.raises(SliceError, match="'sst' is missing"):
             zappend.append(target, other, slice_polling=PATIENT)
-        with pytest.raises(SliceError, match="only local files and folders"):
-            zappend.append(target, "s3://bucket/slice.nc", slice_polling=PATIENT)
+        with pytest.raises(SliceError, match="slice nothing://b/slice.nc: fsspec cannot open it: Protocol not known"):
+            zappend.append(target, "nothing://b/slice.nc", slice_polling=PATIENT)
 
 
 def test_a_slice_whose_chunks_cannot_be_counted_is_taken_with_a_warning(
@@ -522,7 +543,7 @@ def test_a_slice_whose_chunks_cannot_be_counted_is_taken_with_a_warning(
     document["chunk_grid"]["name"] = "irregular"
     (path / "sst" / "zarr.json").write_text(json.dumps(document))
     with warned(caplog) as warnings:
-        assert zappend.append({}, path, slice_missing_chunks="refuse", slice_polling=True) == 1
+        assert zappend.append({}, path, slice_missing_chunks="refuse", slice_polling=PATIENT) == 1
     assert warnings == [f"slice {path}: whether chunks of sst are missing cannot be told"]
     with warned(caplog) as warnings:
         assert zappend.append({}, path, slice_missing_chunks="fill") == 1

@@ -69,6 +69,11 @@ class FileObj:
         return self._storage_options
 
     @property
+    def given_fs(self) -> Any:
+        """The file system that it was made with, ``None`` if it is found by the URI and the options."""
+        return None if self._closes else self._fs
+
+    @property
     def fs(self) -> Any:
         """The file system, a `fsspec.AbstractFileSystem`."""
         return self._resolved()[0]

@@ -6,7 +6,7 @@ that takes longer than to read the values.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import h5netcdf
 import h5py
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["open_netcdf4"]
 
 
-def open_netcdf4(path: str) -> tuple[H5NetCDFStore, h5py.File]:
-    """Open the file at `path`; return the store and the file, which has to be closed after the store.
+def open_netcdf4(source: str | BinaryIO, group: str | None = None) -> tuple[H5NetCDFStore, h5py.File]:
+    """Open the file at a path, or one that is open; return the store and the file, which is to be closed after it.
+
+    With `group` the store is that of a group inside.
 
     What a file raises that is damaged, or is none of NetCDF, is up to h5py and h5netcdf.
     """
     from xarray.backends import H5NetCDFStore
 
     # Each object stays open, and with it would the chunks that HDF5 keeps, megabytes a variable, which nobody asks for.
-    file = _File(path, "r", rdcc_nbytes=0)
+    file = _File(source, "r", rdcc_nbytes=0)
     try:
         # Options as xarray gives them.
-        return H5NetCDFStore(h5netcdf.File(file, "r", invalid_netcdf=None, decode_vlen_strings=True)), file
+        root = h5netcdf.File(file, "r", invalid_netcdf=None, decode_vlen_strings=True)
+        return H5NetCDFStore(root, group=group), file
     except BaseException:
         file.close()
         raise

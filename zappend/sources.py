@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zappend.errors import SliceError, UsageError, ZappendError
 from zappend.fileobj import FileObj, file_of_upath
-from zappend.opening import UNDECODED, first_line, local_path, open_path
+from zappend.opening import first_line, local_path, name_of, open_path, options_of
 from zappend.settings import Settings
 from zappend.zarrdatasets import is_zarr_store, open_zarr
 
@@ -38,8 +37,6 @@ log = logging.getLogger(__name__)
 
 MOST_STEPS = 16
 """How many things may lead to one another, until the last one is a dataset."""
-
-PASSWORD = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 
 
 class SliceSource(ABC):
@@ -182,13 +179,14 @@ class _Opening:
         )
 
     def _path(self, path: str | FileObj) -> xr.Dataset:
-        dataset = open_path(path, self._settings)  # type: ignore[arg-type]
+        dataset = open_path(path, self._settings)
         self.stack.callback(dataset.close)
         return dataset
 
     def _store(self, store: Any) -> xr.Dataset:
+        options = options_of(self._settings)
         try:
-            dataset = open_zarr(store, **{**UNDECODED, **self._settings.open_kwargs})
+            dataset = open_zarr(store, group=options.group, **options.arguments)
         except Exception as error:
             # What is wrong with a store is up to the store, and to zarr.
             raise SliceError(f"slice {self.name}: it is no Zarr group that can be read: {first_line(error)}") from error
@@ -276,5 +274,6 @@ class _Yielding:
 
 def _name(item: Any) -> str | None:
     """Return what a user calls `item`, if it has a name."""
-    named = isinstance(item, (str, os.PathLike, FileObj)) or file_of_upath(item) is not None
-    return PASSWORD.sub("", str(item)) if named else None
+    if (file := file_of_upath(item)) is not None:
+        item = file
+    return name_of(item) if isinstance(item, (str, os.PathLike, FileObj)) else None

@@ -1,0 +1,75 @@
+"""What no message and no log may show: passwords in URLs, and what storage options hold.
+
+What file systems say of an error often has the whole URL in it, and sometimes a key. So everything that others say goes
+through here before it is passed on.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+__all__ = ["cause_of", "conceal", "first_line", "redacted"]
+
+HIDDEN = "***"
+
+USER = re.compile(r"(?<=://)[^/\s'\"?]*@")
+"""A user, and perhaps a password, in a URL."""
+
+PARAMETER = re.compile(
+    r"(?i)([?&;][^=&?;\s]*(?:sig|token|key|secret|passw|pwd|credential|auth)[^=&?;\s]*=)[^&;\s'\"<>)]*"
+)
+"""What is handed to a server that signs or proves something."""
+
+OPEN_OPTIONS = frozenset(
+    {"account_name", "endpoint", "endpoint_url", "fo", "host", "hostname", "host_name", "location", "project"}
+    | {"protocol", "region", "region_name", "target_protocol"}
+)
+"""Options that tell where something lies, not who asks for it: without them an error could not be understood."""
+
+SHORTEST = 4
+"""Characters of a value from which on it is hidden: shorter ones are part of every other word."""
+
+_concealed: dict[str, re.Pattern[str]] = {}
+
+
+def conceal(options: Mapping[str, Any] | None) -> None:
+    """Let `redacted` hide the values of these storage options, from now on and for good."""
+    for value in _values(options or {}):
+        if len(value) >= SHORTEST and value not in _concealed:
+            forms = sorted({value, quote(value, safe=""), quote_plus(value)}, key=len, reverse=True)
+            _concealed[value] = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, forms))})(?!\w)")
+
+
+def redacted(text: str) -> str:
+    """Return `text` without passwords, signatures and values of storage options."""
+    if "://" in text:
+        text = PARAMETER.sub(rf"\1{HIDDEN}", USER.sub("", text))
+    for pattern in list(_concealed.values()):
+        text = pattern.sub(HIDDEN, text)
+    return text
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its type if it says nothing; nothing secret is in it."""
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """Return `error`, for ``raise … from``, but ``None`` if its traceback would show what is secret."""
+    text = "".join(traceback.format_exception(error))
+    return error if redacted(text) == text else None
+
+
+def _values(options: Any, key: str = "") -> Iterator[str]:
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            yield from _values(value, str(name))
+    elif isinstance(options, (list, tuple, set)):
+        for value in options:
+            yield from _values(value, key)
+    elif isinstance(options, (str, bytes)) and key not in OPEN_OPTIONS:
+        yield options if isinstance(options, str) else options.decode(errors="replace")
