@@ -22,6 +22,7 @@ from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.datatypes import Block
 from zappend.errors import SliceError, TargetError, ZappendError
 from zappend.exact import EncodingError
+from zappend.expansion import expanded
 from zappend.fit import Fit, fit_to
 from zappend.jobs import Job, jobs_of
 from zappend.metadata import Array, Cube, encodings_of
@@ -100,6 +101,7 @@ class Appender:
         SliceError, TargetError, UsageError
             If the slice is refused, the target is no cube, or they do not fit. Nothing was written.
         """
+        new = expanded(new, self._settings)
         if self._settings.fixed_dims:
             refuse(new, fixed_problems(new.sizes, self._settings, "dataset"))
         new = select(new, self._settings)

@@ -83,8 +83,9 @@ def own_problems(new: Slice, settings: Settings) -> list[str]:
     if dim not in new.sizes:
         has = ", ".join(map(repr, new.sizes)) or "none at all"
         scalar = dim in new.variables and not new.variables[dim].dims
-        hint = f", and {dim!r} as a scalar: dataset.expand_dims({dim!r}) makes a dimension of it" if scalar else ""
-        refuse(new, [f"it has no dimension {dim!r} to append along; it has {has}{hint}"])
+        hint = f", and {dim!r} as a scalar: the setting expand_dims makes a dimension of it" if scalar else ""
+        way = "" if scalar else "; the setting expand_dims can give it one"
+        refuse(new, [f"it has no dimension {dim!r} to append along; it has {has}{hint}{way}"])
     if new.sizes[dim] == 0:
         refuse(new, [f"its dimension {dim!r} is empty"])
     return _dims_problems(new, settings) + _own_label_problems(new, settings)

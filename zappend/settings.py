@@ -123,14 +123,14 @@ class ExpandDims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes
     ----------
     coord
-        Name of a scalar coordinate.
+        Name of a scalar coordinate, which becomes that of the append dimension.
     attribute
         Name of an attribute of the slice.
     pattern
         A regular expression that finds the label in the name of the slice's file; if it has a group, that is the label.
     format
         How the label is written, in the codes of `strptime`, such as ``%Y%m%d``. Unset: a number, or a time as in
-        ISO 8601.
+        ISO 8601; eight digits that are a date are one. A time with a zone is stored in UTC.
     """
 
     coord: str | None = None
@@ -193,7 +193,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ``any`` goes.
     expand_dims
         Give slices that lack the append dimension one of size 1: ``true``, its label is the scalar coordinate of that
-        name; or where else it comes from, as in `ExpandDims`.
+        name; or where else it comes from, as in `ExpandDims`. All data variables get it.
     fixed_dims
         Sizes that other dimensions must have, by name, in each slice and in the cube.
     if_exists

@@ -153,6 +153,8 @@ class Slice:
         Names of those that are coordinates.
     attrs
         Attributes of the dataset, in types that JSON has.
+    file
+        Path or URL of the file that it is, ``None`` if it is none.
     """
 
     name: str
@@ -160,6 +162,7 @@ class Slice:
     variables: Mapping[str, SliceVariable]
     coords: frozenset[str]
     attrs: Mapping[str, Any]
+    file: str | None = None
 
     @cached_property
     def structure(self) -> tuple[object, ...]:
@@ -204,10 +207,10 @@ def open_slice(
         If `item` is nothing that can be a slice.
     """
     with open_item(item, index, settings or Settings(), context) as (dataset, name):
-        yield _from_dataset(dataset, name)
+        yield _from_dataset(dataset, name, dataset.encoding.get("source") if name == str(index) else name)
 
 
-def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
+def _from_dataset(dataset: xr.Dataset, name: str, file: str | None = None) -> Slice:
     variables, attrs = _with_coordinates_named(dataset, name)
     coords = {str(coord) for coord in dataset.coords}
     for holder in (attrs, *(variable.attrs for variable in variables.values())):
@@ -220,6 +223,7 @@ def _from_dataset(dataset: xr.Dataset, name: str) -> Slice:
         described,
         frozenset(coords & described.keys()),
         {str(key): _to_json(value) for key, value in attrs.items()},
+        file,
     )
 
 
