@@ -21,6 +21,7 @@ from zappend.encoding import Encoding, encoding_attrs
 from zappend.errors import SliceError
 from zappend.kinds import is_missing, kind_of, kind_of_type
 from zappend.opening import first_line
+from zappend.references import RELATED
 from zappend.settings import Settings
 from zappend.sources import ContextMaker, open_item
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Slice", "SliceVariable", "check_name", "open_slice"]
 
 Region = tuple[slice, ...]
-
-RELATED = ("bounds", "climatology", "grid_mapping", "cell_measures", "formula_terms", "geometry", "node_coordinates")
-"""Attributes by which CF names other variables."""
 
 LONGEST_NAME = 200
 """Bytes of a variable's name: it becomes that of a folder, and of temporary files."""

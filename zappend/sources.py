@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zappend.errors import SliceError, UsageError, ZappendError
 from zappend.fileobj import FileObj, file_of_upath
 from zappend.opening import first_line, local_path, name_of, open_path, options_of
+from zappend.references import without_dangling
 from zappend.settings import Settings
 from zappend.zarrdatasets import is_zarr_store, open_zarr
 
@@ -195,7 +196,8 @@ class _Opening:
 
     def _named(self, array: xr.DataArray) -> xr.Dataset:
         try:
-            return array.to_dataset(promote_attrs=False)
+            # An array leaves behind what its coordinates name, such as bounds.
+            return without_dangling(array.to_dataset(promote_attrs=False))
         except ValueError as error:
             raise SliceError(f"slice {self.name}: an xarray.DataArray must have a name: {first_line(error)}") from error
 

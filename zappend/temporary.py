@@ -76,11 +76,9 @@ def _written(dataset: xr.Dataset, place: FileObj) -> tuple[xr.Dataset, dict[str,
     import xarray as xr
     import zarr
 
-    if place.fs.protocol == "file" or "file" in place.fs.protocol:
-        os.makedirs(os.path.dirname(place.path), exist_ok=True)
-        os.mkdir(place.path, 0o700)  # slices may be for nobody else
     dims = {dim: f"dim{i}" for i, dim in enumerate(dataset.sizes)}
-    group = zarr.open_group(place.uri, mode="a", zarr_format=2, storage_options=place.storage_options)
+    store = _new_store(place)
+    group = zarr.create_group(store, zarr_format=2)
     chunked: list[tuple[Any, zarr.Array[Any]]] = []
     kept: dict[str, xr.Variable] = {}
     for i, variable in enumerate(dataset.variables.values()):
@@ -103,8 +101,20 @@ def _written(dataset: xr.Dataset, place: FileObj) -> tuple[xr.Dataset, dict[str,
         else:
             chunked.append((lazy, array))
     kept = _computed(chunked, kept)
-    store: Any = group.store  # more than xarray says that it takes
     return xr.open_dataset(store, engine="zarr", consolidated=False, **UNDECODED), kept
+
+
+def _new_store(place: FileObj) -> Any:
+    from zarr.storage import FsspecStore, LocalStore
+
+    if "file" in place.fs.protocol:
+        os.makedirs(os.path.dirname(place.path), exist_ok=True)
+        os.mkdir(place.path, 0o700)  # slices may be for nobody else
+        return LocalStore(place.path)
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+    # As if it could only do one thing at a time: so zarr uses its connection, and makes none that nobody closes.
+    return FsspecStore(AsyncFileSystemWrapper(place.fs, asynchronous=True), path=place.path)
 
 
 def _computed(chunked: list[tuple[Any, Any]], kept: dict[str, xr.Variable]) -> dict[str, xr.Variable]:

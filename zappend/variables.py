@@ -24,8 +24,9 @@ from msgspec.structs import asdict
 from zappend.datatypes import BYTES, STRING, is_bytes, is_variable_length
 from zappend.encoding import Encoding
 from zappend.errors import SliceError, UsageError
+from zappend.references import RELATED
 from zappend.settings import EncodingSettings, Settings
-from zappend.slices import LARGEST_NUMBER, RELATED, Slice, SliceVariable
+from zappend.slices import LARGEST_NUMBER, Slice, SliceVariable
 
 __all__ = [
     "ALL",
