@@ -56,16 +56,15 @@ def _find(name: str, setting: str) -> Any:
     if colon and (place.endswith(".py") or os.sep in place):
         module, parts = _run_file(place, name, setting), path.split(".")
     elif colon:
-        known, parts = _longest_module(place.split("."), name, setting), path.split(".")
-        if known is None or known.__name__ != place:
+        known, rest = _longest_module(place.split("."), name, setting)
+        if known is None or rest:
             raise UsageError(f"{setting} {name!r}: there is no module {place!r}{_advice()}")
-        module = known
+        module, parts = known, path.split(".")
     else:
-        parts = [part for part in name.split(".") if part]
-        known = _longest_module(parts, name, setting)
-        if known is None or known.__name__ == name:
+        known, parts = _longest_module([part for part in name.split(".") if part], name, setting)
+        if known is None or not parts:
             raise UsageError(f"{setting}: no attribute found named {name!r}{_advice()}")
-        module, parts = known, parts[known.__name__.count(".") + 1 :]
+        module = known
     found: Any = module
     for part in parts:
         try:
@@ -80,19 +79,19 @@ def _advice() -> str:
     return "; a function in a file is named as 'file.py:name'"
 
 
-def _longest_module(parts: list[str], name: str, setting: str) -> ModuleType | None:
-    """Return the module that the most of `parts` name; ``None`` if there is none."""
+def _longest_module(parts: list[str], name: str, setting: str) -> tuple[ModuleType | None, list[str]]:
+    """Return the module that the most of `parts` name, ``None`` if there is none, and the other parts."""
     for count in range(len(parts), 0, -1):
         module = ".".join(parts[:count])
         try:
-            return importlib.import_module(module)
+            return importlib.import_module(module), parts[count:]
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise _failed(name, setting, module, error) from error  # one that the module itself imports
         except Exception as error:
             # Importing runs the user's code.
             raise _failed(name, setting, module, error) from error
-    return None
+    return None, parts
 
 
 def _run_file(path: str, name: str, setting: str) -> ModuleType:
