@@ -19,6 +19,7 @@ import pytest
 import xarray as xr
 
 import zappend
+from zappend.api import FileObj
 from zappend.errors import SliceError
 from zappend.opening import is_netcdf4, open_path
 from zappend.settings import Settings
@@ -96,8 +97,10 @@ def test_the_next_file_is_open_while_this_one_is_written(paths: list[Path]) -> N
         (lambda paths: list(paths), {"slice_polling": {"interval": 0}}),
         (lambda paths: iter(paths), {}),
         (lambda paths: [xr.load_dataset(paths[0]), *paths[1:]], {}),
+        (lambda paths: list(paths), {"slice_source": str}),
+        (lambda paths: [FileObj(str(path)) for path in paths], {}),
     ],
-    ids=["one thread", "polling", "an iterator", "after a dataset"],
+    ids=["one thread", "polling", "an iterator", "after a dataset", "a source", "a FileObj"],
 )
 def test_the_next_file_is_not_looked_at(paths: list[Path], given: Any, settings: dict[str, Any]) -> None:
     seen: list[set[str]] = []

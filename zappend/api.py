@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from zappend.ahead import SliceOpener
 from zappend.appender import Appender
-from zappend.callables import find_callable
 from zappend.config import ConfigItem, ConfigLike, ConfigList, load_settings
 from zappend.context import Config, Context, open_cube
 from zappend.dryrun import DryRun, checks_of
@@ -212,6 +211,8 @@ def _append(target: Any, slices: Any, checked: Settings) -> AppendResult:
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
         raise UsageError(f"slices must be paths, datasets, or what gives them, not a {type(slices).__name__}")
     if checked.slice_source is not None:
+        from zappend.callables import find_callable
+
         checked = replace(checked, slice_source=find_callable(checked.slice_source))
     group = _checked_group(checked.group)
     target, checked = _target(target, checked)

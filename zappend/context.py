@@ -11,13 +11,11 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import asdict
 
-from zappend.callables import find_callable
 from zappend.config import load_settings
 from zappend.errors import UsageError
 from zappend.fileobj import FileObj
 from zappend.outline import DatasetMetadata
 from zappend.settings import Settings
-from zappend.temporary import temporary_folder
 from zappend.zarrdatasets import open_zarr
 
 if TYPE_CHECKING:
@@ -97,6 +95,8 @@ slice_engine, persist_mem_slices, force_new, disable_rollback, dry_run, extra
     @property
     def temp_dir(self) -> FileObj:
         """The folder for temporary files."""
+        from zappend.temporary import temporary_folder
+
         return temporary_folder(self.settings)
 
     @property
@@ -117,6 +117,8 @@ slice_engine, persist_mem_slices, force_new, disable_rollback, dry_run, extra
     @cached_property
     def slice_source(self) -> Callable[..., Any] | None:
         """The function or class that makes slices, not its name."""
+        from zappend.callables import find_callable
+
         source = self.settings.slice_source
         return None if source is None else find_callable(source)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zappend.errors import SliceError
 from zappend.fileobj import FileObj
 from zappend.opening import UNDECODED, first_line
+from zappend.redaction import cause_of, conceal, redacted
 from zappend.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ LARGEST_NUMBER = {"f": 8, "c": 16}
 
 def temporary_folder(settings: Settings) -> FileObj:
     """Return the folder for temporary files."""
+    conceal(settings.temp_storage_options)
     return FileObj(settings.temp_dir or tempfile.gettempdir(), settings.temp_storage_options or None)
 
 
@@ -56,15 +57,14 @@ def persisted(dataset: xr.Dataset, index: int, name: str, settings: Settings) ->
         If it cannot be written. Nothing of it stays.
     """
     folder = temporary_folder(settings)
-    place = folder / f"zappend-slice-{index}-{uuid.uuid4().hex}.zarr"
+    place = folder / f"zappend-slice-{index}-{os.urandom(16).hex()}.zarr"
     try:
         try:
             opened, rest = _written(dataset, place)
         except Exception as error:
             # What is computed only now may raise whatever it likes.
-            raise SliceError(
-                f"slice {name}: it cannot be written to the temporary folder {folder}: {first_line(error)}"
-            ) from error
+            where = f"the temporary folder {redacted(folder.uri)}"
+            raise SliceError(f"slice {name}: it cannot be written to {where}: {first_line(error)}") from cause_of(error)
         with opened:
             yield _with_values(dataset, {**opened.variables, **rest})
     finally:
@@ -172,6 +172,8 @@ def _delete(place: FileObj) -> None:
             place.delete(recursive=True)
     except Exception as error:
         # Each file system has errors of its own, and the slice is done.
-        log.warning("the temporary Zarr %s is left, as it cannot be deleted: %s", place.path, first_line(error))
+        log.warning(
+            "the temporary Zarr %s is left, as it cannot be deleted: %s", redacted(place.uri), first_line(error)
+        )
     finally:
         place.close()
