@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -317,7 +317,8 @@ def _append_one(storage: Storage, appender: Appender, new: Slice, settings: Sett
         fresh_keys, changed_keys = ([prefix + key for key in keys] for keys in plan.keys())
         txn.log_ahead(fresh_keys, changed_keys, {prefix + key: value for key, value in plan.known.items()})
         written = appender.carry_out(plan, cube)
-        txn.update(above)
+        final = appender.evaluate_attrs(plan, cube, _zarr_view)
+        txn.update(above if final is plan else _above(txn, settings.group, final))
         return _appended(new, plan, *written)
 
 
@@ -327,10 +328,19 @@ def _append_to(view: DryRun, appender: Appender, new: Slice, group: str) -> Appe
     if plan is None:
         return _appended(new, None)
     above = _above(view, group, plan)
-    view.forget(_prefix(group) + chunk.key for write in plan.writes for chunk in write.chunks if write.fills(chunk))
+    unread = (write for write in plan.writes if not appender.may_read(write.array.name))
+    view.forget(_prefix(group) + chunk.key for write in unread for chunk in write.chunks if write.fills(chunk))
     chunks, size = appender.carry_out(plan, cube)
-    view.update(above)
+    final = appender.evaluate_attrs(plan, cube, _zarr_view)
+    view.update(above if final is plan else _above(view, group, final))
     return _appended(new, plan, chunks, size, view.take_sizes())
+
+
+def _zarr_view(cube: MutableMapping[str, bytes]) -> Store:
+    """Return a store by which xarray reads `cube`, keys of a transaction or a dry run."""
+    from zappend.txn.zarrview import ZarrView  # brings in zarr
+
+    return ZarrView(cast("TransactionStore", cube), read_only=True)
 
 
 def _prefix(group: str) -> str:

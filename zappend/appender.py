@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from zappend.arrays import ArrayReader, Box
+from zappend.attributes import described, evaluated, templates
 from zappend.cf import to_stored
 from zappend.checks import fixed_problems, own_problems, refuse
 from zappend.codec import ChunkCodec, single_threaded_blosc
@@ -69,9 +70,9 @@ class Appender:
     def __init__(self, name: str, settings: Settings, calls_at_once: int = 1) -> None:
         self._name = name
         self._settings = settings
-        self._reader = CubeReader(
-            name, settings.append_dim, with_attrs=settings.attrs_update_mode in ("replace", "update")
-        )
+        sets_attrs = bool(settings.attrs) or settings.attrs_update_mode in ("replace", "update")
+        self._reader = CubeReader(name, settings.append_dim, with_attrs=sets_attrs)
+        self._templates = templates(settings)
         self._arrays = ArrayReader(settings.write_empty_chunks)
         self._fit: Fit | None = None
         self._threads = settings.threads or os.cpu_count() or 1
@@ -104,7 +105,7 @@ class Appender:
         new = expanded(new, self._settings)
         if self._settings.fixed_dims:
             refuse(new, fixed_problems(new.sizes, self._settings, "dataset"))
-        new = select(new, self._settings)
+        new = described(select(new, self._settings), self._settings)
         cube = self._reader.read(store)
         if cube is None:
             self._check_empty()
@@ -231,6 +232,42 @@ class Appender:
         store.update(plan.documents)
         written = [size for size in sizes if size is not None]
         return len(written), sum(written)
+
+    def evaluate_attrs(self, plan: Plan, store: MutableMapping[str, bytes], view: Callable[[Any], Any]) -> Plan:
+        """Write the attributes that expressions compute, which see the cube as `plan` was carried out.
+
+        Parameters
+        ----------
+        plan
+            What was carried out.
+        store
+            Where.
+        view
+            Makes a `zarr.abc.store.Store` of `store`; called only where there are expressions.
+
+        Returns
+        -------
+        plan
+            The same one, where nothing changes by it; else one with those attributes in its documents.
+
+        Raises
+        ------
+        UsageError
+            If an expression has no value.
+        """
+        if not self._templates:
+            return plan
+        plan, carried_out = plan.with_attrs(evaluated(self._templates, view(store), plan.cube)), plan
+        if plan is not carried_out:
+            store.update({key: data for key, data in plan.documents.items() if data != carried_out.documents.get(key)})
+            if not plan.creates:
+                self._reader.learn(plan.cube, plan.documents)
+                self._fit = plan.fit
+        return plan
+
+    def may_read(self, variable: str) -> bool:
+        """Tell whether an attribute may be computed of the values of `variable`."""
+        return any(template.mentions(variable) for template in self._templates)
 
     def _in_flight(self, write: ArrayWrite) -> int:
         """Return how many chunks like those of `write` may be under way: two a processor, more if they are small."""

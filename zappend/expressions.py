@@ -25,7 +25,9 @@ from zappend.functions import FUNCTIONS, call_function
 from zappend.members import attribute, call_method
 from zappend.operators import BINARY, COMPARISONS, UNARY, arithmetic, compare, formatted, item, truth, unary
 
-__all__ = ["Expression", "parse"]
+__all__ = ["Expression", "is_complete", "parse"]
+
+PARSE_ERRORS = (SyntaxError, ValueError, MemoryError, RecursionError)
 
 LONGEST = 2000
 """Characters of an expression."""
@@ -137,15 +139,27 @@ def parse(source: str) -> Expression:
     if len(source) > LONGEST:
         raise UsageError(f"expression {source[:40]!r} …: it has {len(source)} characters, and may have {LONGEST}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that Python does not know
-            tree = ast.parse(source, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        tree = _tree(source)
+    except PARSE_ERRORS as error:
         why = getattr(error, "msg", None) or str(error) or "it is nested too deeply"
         raise UsageError(f"expression {_shown(source)}: it cannot be understood: {why}") from None
     for node in _nodes(source, tree):
         _check(source, node)
     return Expression(source, tree)
+
+
+def is_complete(source: str) -> bool:
+    """Tell whether `source` is an expression of Python, and not the beginning of one."""
+    try:
+        return len(source) <= LONGEST and _tree(source.strip()) is not None
+    except PARSE_ERRORS:
+        return False
+
+
+def _tree(source: str) -> ast.expr:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        return ast.parse(source, mode="eval").body
 
 
 def _nodes(source: str, tree: ast.expr) -> Iterator[ast.AST]:

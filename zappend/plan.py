@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
 from zappend.absent import created, filled
 from zappend.agreement import check_followed
+from zappend.attributes import fixed_attrs
 from zappend.checks import (
     compare_constants,
     following_labels,
@@ -29,7 +30,7 @@ from zappend.datatypes import Block
 from zappend.encoding import Encoding
 from zappend.exact import EncodingError
 from zappend.fit import Fit
-from zappend.metadata import Array, Cube, new_cube
+from zappend.metadata import Array, Cube, Json, new_cube
 from zappend.settings import Settings
 from zappend.slices import Slice
 from zappend.variables import check_names, encoding_settings
@@ -172,6 +173,16 @@ class Plan:
     known: Mapping[str, bytes | None]
     fit: Fit | None
 
+    def with_attrs(self, attrs: Json) -> Plan:
+        """Return this plan with `attrs` as further attributes of the cube, over those that it would have."""
+        attrs = {**self.cube.attrs, **attrs}
+        if attrs == self.cube.attrs:
+            return self
+        cube = self.cube.with_attrs(attrs)
+        names = [write.array.name for write in self.writes]
+        documents = cube.documents(names, created=self.creates, attrs_changed=True)
+        return replace(self, cube=cube, documents=documents, fit=self.fit and replace(self.fit, cube=cube))
+
     def keys(self) -> tuple[list[str], list[str]]:
         """Return the keys that no reader can see yet, and those of chunks of which a part is visible, and stays.
 
@@ -205,7 +216,8 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
     size = new.sizes[dim]
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
     labels_and_bounds = new.along(dim)
-    cube = new_cube(zarr_format, dict(new.attrs) if settings.attrs_update_mode != "ignore" else {})
+    attrs = new.attrs if settings.attrs_update_mode != "ignore" else {}
+    cube = new_cube(zarr_format, {**attrs, **fixed_attrs(settings)})
     problems = []
     writes = []
     for name, variable in new.variables.items():
@@ -282,9 +294,10 @@ def plan_append(
     _warn_of_shards(new, writes, size)
     arrays = {write.array.name: write.array for write in writes}
     grown = cube.with_arrays(arrays)
-    if settings.attrs_update_mode in ("replace", "update"):
-        kept = cube.attrs if settings.attrs_update_mode == "update" else {}
-        grown = grown.with_attrs({**kept, **new.attrs})
+    if settings.attrs or settings.attrs_update_mode in ("replace", "update"):
+        kept = cube.attrs if settings.attrs_update_mode != "replace" else {}
+        own = new.attrs if settings.attrs_update_mode in ("replace", "update") else {}
+        grown = grown.with_attrs({**kept, **own, **fixed_attrs(settings)})
     documents = grown.documents(arrays, attrs_changed=grown.attrs != cube.attrs)
     next_fit = Fit(grown, fit.structure, fit.size + size, encodings, equal)
     return Plan(False, fit.size, fit.size + size, new, tuple(writes), documents, grown, {}, next_fit)
