@@ -64,8 +64,8 @@ LOCAL = [
     Mutation(
         "folders not synced",
         "local",
-        "                    self._sync_folder(folder)",
-        "                    pass",
+        "                self._side_by_side(self._sync_folder, sorted(folders))",
+        "                pass",
         "What was renamed before the decision may not be there after a power cut.",
         (RULES,),
     ),
