@@ -530,7 +530,7 @@ def test_what_waiting_cannot_mend_is_told_once(tmp_path: Path) -> None:
     with on_waiting(lambda i: pytest.fail("it waits")):
         with pytest.raises(SliceError, match="'sst' is missing"):
             zappend.append(target, other, slice_polling=PATIENT)
-        with pytest.raises(SliceError, match=r"slice nothing://b/slice.nc: fsspec cannot open it"):
+        with pytest.raises(SliceError, match=r"slice nothing://b/slice\.nc: fsspec cannot open it"):
             zappend.append(target, "nothing://b/slice.nc", slice_polling=PATIENT)
 
 

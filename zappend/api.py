@@ -23,6 +23,7 @@ from zappend.groups import cube_in, documents_above
 from zappend.logs import configure_logging
 from zappend.plan import Plan
 from zappend.profiling import profiled
+from zappend.redaction import conceal
 from zappend.settings import Settings
 from zappend.slices import Slice
 from zappend.sources import SliceSource, is_item
@@ -197,6 +198,8 @@ def append(
     <AppendResult 3 of 3 slices>
     """
     checked = load_settings(config, **settings)
+    for options in (checked.storage_options, checked.slice_storage_options, checked.temp_storage_options):
+        conceal(options)
     configure_logging(checked.logging)
     if checked.disable_rollback:
         log.warning(

@@ -15,6 +15,7 @@ import rich_click as click
 
 from zappend.errors import ZappendError
 from zappend.logs import log_to_stderr
+from zappend.redaction import redacted
 from zappend.version import __version__
 
 if TYPE_CHECKING:
@@ -129,21 +130,23 @@ def append(
     excluded_variables: tuple[str, ...],
     **settings: Any,
 ) -> None:
-    """Append SLICES, NetCDF files or Zarr folders, to a cube, in the order given, each one all or nothing."""
+    """Append SLICES to a cube, in the order given, each one all or nothing.
+
+    Slices are NetCDF files and Zarr groups: paths, URLs, quoted patterns of these such as 'in/**/*.nc', @LIST for those
+    that a file lists, one a line, and - for those that standard input lists.
+    """
     with _reported(traceback, verbose):
         from zappend.api import append
-        from zappend.config import assignment
+        from zappend.config import ConfigItem, assignment, load_settings
+        from zappend.listing import listed
 
-        with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
-            result = append(
-                target,
-                items,
-                [*configs, *map(assignment, assigned)],
-                zarr_format=zarr_format and int(zarr_format),
-                included_variables=list(included_variables) or None,
-                excluded_variables=list(excluded_variables) or None,
-                **settings,
-            )
+        all_configs: list[ConfigItem] = [*configs, *map(assignment, assigned)]
+        settings["zarr_format"] = zarr_format and int(zarr_format)
+        settings["included_variables"] = list(included_variables) or None
+        settings["excluded_variables"] = list(excluded_variables) or None
+        given = listed(slices, lambda: load_settings(all_configs, **settings))
+        with _progress(given, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
+            result = append(target, items, all_configs, **settings)
         _tell_appended(result)
 
 
@@ -247,12 +250,12 @@ def _fail(error: BaseException, code: int, traceback: bool) -> None:
         raise error
     text = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    click.echo(f"Error: {text or type(error).__name__}{notes}", err=True)
+    click.echo(redacted(f"Error: {text or type(error).__name__}{notes}"), err=True)
     raise SystemExit(code)
 
 
 @contextlib.contextmanager
-def _progress(slices: tuple[str, ...], *, show: bool) -> Iterator[Any]:
+def _progress(slices: tuple[str, ...] | Iterator[str], *, show: bool) -> Iterator[Any]:
     if not show:
         yield slices
         return
@@ -260,7 +263,10 @@ def _progress(slices: tuple[str, ...], *, show: bool) -> Iterator[Any]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        yield _Tracked(slices, progress)
+        if isinstance(slices, tuple):
+            yield _Tracked(slices, progress)
+        else:
+            yield progress.track(slices, description="Appending")
 
 
 class _Tracked(tuple[str, ...]):

@@ -136,8 +136,11 @@ def options_of(settings: Settings) -> Options:
     if not isinstance(group, str):
         raise UsageError(f"setting open_kwargs: group must be a path, not {group!r}")
     arguments = {key: value for key, value in UNDECODED.items() if not (given.get("decode_cf") and key in DECODING)}
-    if given.get("use_cftime") is not None:
-        arguments.pop("decode_times", None)
+    if given.get("use_cftime") is not None and given.get("decode_times") in (None, True):
+        from xarray.coders import CFDatetimeCoder
+
+        # As xarray wants to be told now; that times are to be of a kind says that they are to be decoded.
+        given["decode_times"] = CFDatetimeCoder(use_cftime=given.pop("use_cftime"))
     temp_dir = None if settings.temp_dir is None or is_url(settings.temp_dir) else local_path(settings.temp_dir)
     return Options(engine, group.strip("/"), arguments | given, temp_dir)
 
@@ -259,32 +262,33 @@ def _open_folder(location: Location, options: Options) -> Opened:
             return Opened(_open_dataset(location.path, options, engine=options.engine))
         raise SliceError(f"slice {location.name}: of folders that are not local only Zarr groups can be read")
     folder = location.folder(options.group)
+    zarr_format, consolidated = _format_of(location, folder, options)
     if isinstance(location, LocalLocation):
-        return _open_group(location, folder, location.path, options)
+        return Opened(_open_group(location.path, zarr_format, consolidated, options), folder, zarr_format)
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from zarr.storage import FsspecStore
 
     remote = cast(RemoteLocation, location)
     # All file systems as if they could only do one thing at a time: so there is one connection, and it gets closed.
     fs = AsyncFileSystemWrapper(remote.fs, asynchronous=True)
-    return _open_group(location, folder, FsspecStore(fs, read_only=True, path=remote.path.rstrip("/")), options)
+    store = FsspecStore(fs, read_only=True, path=remote.path.rstrip("/"))
+    return Opened(_open_group(store, zarr_format, consolidated, options), folder, zarr_format)
 
 
 def _open_zip(location: Location, path: str, options: Options) -> Opened:
     from zarr.storage import ZipStore
 
+    folder = ZipFolder(path, options.group)
+    zarr_format, consolidated = _format_of(location, folder, options)
     with ExitStack() as stack:
         store = ZipStore(path, mode="r")
         stack.callback(store.close)
-        opened = _open_group(location, ZipFolder(path, options.group), store, options)
-        return Opened(_closing(opened.dataset, stack), opened.folder, opened.zarr_format)
+        dataset = _open_group(store, zarr_format, consolidated, options)
+        return Opened(_closing(dataset, stack), folder, zarr_format)
 
 
-def _open_group(location: Location, folder: Folder, store: Any, options: Options) -> Opened:
-    zarr_format, consolidated = _format_of(location, folder, options)
-    zarr = {"consolidated": consolidated, "zarr_format": zarr_format}
-    dataset = _open_dataset(store, options, engine="zarr", **zarr)
-    return Opened(dataset, folder, zarr_format)
+def _open_group(store: Any, zarr_format: int, consolidated: bool, options: Options) -> xr.Dataset:
+    return _open_dataset(store, options, engine="zarr", zarr_format=zarr_format, consolidated=consolidated)
 
 
 def _format_of(location: Location, folder: Folder, options: Options) -> tuple[int, bool]:

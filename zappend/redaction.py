@@ -7,7 +7,6 @@ through here before it is passed on.
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -60,6 +59,8 @@ def first_line(error: BaseException) -> str:
 
 def cause_of(error: BaseException) -> BaseException | None:
     """Return `error`, for ``raise … from``, but ``None`` if its traceback would show what is secret."""
+    import traceback
+
     text = "".join(traceback.format_exception(error))
     return error if redacted(text) == text else None
 

@@ -20,7 +20,7 @@ from zappend.datatypes import STRING, Block
 from zappend.encoding import Encoding, encoding_attrs
 from zappend.errors import SliceError
 from zappend.kinds import is_missing, kind_of, kind_of_type
-from zappend.opening import first_line
+from zappend.redaction import cause_of, first_line
 from zappend.references import RELATED
 from zappend.settings import Settings
 from zappend.sources import ContextMaker, open_item
@@ -118,7 +118,7 @@ class SliceVariable:
             # What a damaged file, or a lazy computation, raises is up to it.
             raise SliceError(
                 f"slice {self.slice_name}: variable {self.name!r} cannot be read: {first_line(error)}"
-            ) from error
+            ) from cause_of(error)
 
     @cached_property
     def kind(self) -> str:
