@@ -14,11 +14,14 @@ import fsspec
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 import zarr
 from s3server import BUCKET, S3Server
 
 import zappend
+from zappend.arraymembers import ARRAY_METHODS, REDUCTIONS, SHAPE, TIME_METHODS
 from zappend.errors import SliceError, UsageError
+from zappend.functions import FUNCTIONS
 
 COVERAGE = {
     "title": "from {{ ds.time[0].dt.strftime('%d.%m.') }} to {{ ds.time[-1].dt.strftime('%d.%m.') }}",
@@ -210,6 +213,7 @@ WRONG_AT_ONCE = {
     "{{ {1: 2 }}": "setting attrs.x: expression '{1: 2': it cannot be understood: '{' was never closed",
     "{{ ds.__class__ }}": "setting attrs.x: expression 'ds.__class__': '__class__' is private",
     "{{ 1 if 1 else [y for y in ds] }}": "[y for y in ds]': a loop is not allowed",
+    "{{ 1 }}" * 101: "setting attrs.x: it has more than 100 expressions",
     "{{ " + "}} " * 2000: "setting attrs.x: expression '",
 }
 
@@ -377,3 +381,40 @@ def test_units_that_differ_from_those_of_the_cube_are_refused() -> None:
     with pytest.raises(SliceError, match="'a' has units 'degC', expected 'K'"):
         zappend.append(target, cubes.small(2), variables={"a": {"attrs": {"units": "degC"}}})
     assert target == before
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "attributes.md"
+
+
+def test_the_examples_of_the_manual() -> None:
+    target: dict[str, bytes] = {}
+    settings: dict[str, Any] = {}
+    for block in PAGE.read_text().split("```yaml\n")[1:]:
+        settings |= yaml.safe_load(block.partition("```")[0])
+    slices = [cubes.small(start).rename(a="sst") for start in (0, 2)]
+    slices = [one.assign(sst=one.sst.assign_attrs(units="K")) for one in slices]
+    zappend.append(target, slices, settings)
+    cube = cubes.open_mapping(target)
+    attrs = {name: value for name, value in cube.attrs.items() if name != "date_modified"}
+    assert attrs == {
+        "title": "4 days up to 04.01.2024",
+        "Conventions": "CF-1.8",
+        "time_coverage_start": "2024-01-01T00:00:00",
+        "time_coverage_end": "2024-01-05T00:00:00",
+        "time_coverage_duration": "P4D",
+        "geospatial_lon_min": 10.0,
+        "geospatial_lon_max": 13.0,
+        "extent": [9.5, 13.5],
+        "warmest": f"{float(cube.sst.max()):.1f} degC",
+        "appended": 2,
+    }
+    assert np.datetime64(cube.attrs["date_modified"].removesuffix("Z")) > np.datetime64("2024-01-01")
+    assert cube.sst.attrs["long_name"] == "sea surface temperature"
+    assert cube.sst.attrs["units"] == "degC"
+    assert cube.x.attrs == {"institution": "Example"}
+
+
+def test_the_manual_names_all_that_there_is() -> None:
+    page = PAGE.read_text()
+    for name in (*FUNCTIONS, *ARRAY_METHODS, *SHAPE, *REDUCTIONS, *TIME_METHODS):
+        assert f"`{name}`" in page or f"`{name}()`" in page, name

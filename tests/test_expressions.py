@@ -24,7 +24,7 @@ import zappend
 from zappend.errors import UsageError
 from zappend.expressions import parse
 
-MOST_CALLS = 100_000
+MOST_CALLS = 200_000
 """Calls of functions in which an expression must be refused, those of numpy and xarray included."""
 
 MOST_MEMORY = 2**24

@@ -16,9 +16,9 @@ import xarray as xr
 from zappend.expressionvalues import (
     Refusal,
     Times,
+    check_content,
     check_items,
     check_readable,
-    check_text,
     is_array,
     is_calendar_time,
     is_number,
@@ -26,7 +26,7 @@ from zappend.expressionvalues import (
     kind_name,
     text,
 )
-from zappend.operators import indexer, truth
+from zappend.operators import holds_numbers, indexer, truth
 
 __all__ = [
     "ARRAY_METHODS",
@@ -71,6 +71,8 @@ def _dimension(dim: Any) -> Any:
 def _reduction(name: str) -> Function:
     def reduce(array: Any, dim: Any = None, *, axis: Any = None, skipna: Any = None) -> Any:
         check_readable(array)
+        if name not in ("min", "max", "count") and not holds_numbers(array):
+            raise Refusal(f"it holds text, of which there is no {name}()")
         if type(array) is xr.DataArray:
             options = {"dim": _dimension(dim)} if axis is None else {"axis": _axis(axis)}
             if skipna is not None:
@@ -171,7 +173,7 @@ def _part(name: str) -> Function:
 
 def _in_words(times: Times, layout: Any) -> Any:
     _check_layout(layout)
-    check_text(int(times.array.size) * 4 * len(layout))
+    check_content(int(times.array.size) * 4 * len(layout))
     return times.array.dt.strftime(layout)
 
 

@@ -31,6 +31,9 @@ __all__ = ["Template", "described", "evaluated", "fixed_attrs", "templates"]
 
 OPEN, CLOSE = "{{", "}}"
 
+MOST_EXPRESSIONS = 100
+"""Expressions in one attribute."""
+
 MOST_CLOSINGS = 50
 """How many closing braces are tried as the end of an expression, which can have braces of its own."""
 
@@ -158,6 +161,8 @@ def _has_expression(value: Any) -> bool:
 
 
 def _parts(name: str, value: str) -> Iterator[str | Expression]:
+    if value.count(OPEN) > MOST_EXPRESSIONS:
+        raise UsageError(f"setting attrs.{name}: it has more than {MOST_EXPRESSIONS} expressions")
     before, _, rest = value.partition(OPEN)
     while True:
         if before:

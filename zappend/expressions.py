@@ -35,8 +35,8 @@ LONGEST = 2000
 DEEPEST = 40
 """Nodes of the tree, one in another."""
 
-MOST_WORK = 500_000
-"""Characters that all values of an expression, those between included, may have together; see `expressionvalues`."""
+MOST_WORK = 1_000_000
+"""What all values of an expression, those between included, may count together: ten of the largest lists or texts."""
 
 DATASET = "ds"
 
@@ -199,13 +199,17 @@ def _check(source: str, node: ast.AST) -> None:
 
 def _error(source: str, node: ast.AST, why: str) -> UsageError:
     part = (ast.get_source_segment(source, node) or "").strip()
-    return UsageError(f"expression {_shown(source)}: {'' if part in ('', source) else f'{_shown(part)}: '}{why}")
+    where = "" if part in ("", source) else f"{_shown(part)}: "
+    return UsageError(f"expression {_shown(source)}: {where}{_one_line(why)}")
 
 
 def _shown(source: str) -> str:
     line = " ".join(source.split())
-    line = line if len(line) <= 120 else f"{line[:119]}…"
-    return "'" + "".join(one if one.isprintable() else repr(one)[1:-1] for one in line) + "'"
+    return f"'{_one_line(line if len(line) <= 120 else f'{line[:119]}…')}'"
+
+
+def _one_line(message: str) -> str:
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
 
 
 @dataclass

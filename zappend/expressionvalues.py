@@ -20,11 +20,11 @@ __all__ = [
     "LARGEST_INT",
     "MOST_BYTES",
     "MOST_ITEMS",
-    "MOST_TEXT",
     "NUMBERS",
     "Refusal",
     "Table",
     "Times",
+    "check_content",
     "check_items",
     "check_readable",
     "check_text",
@@ -38,11 +38,14 @@ __all__ = [
     "to_json",
 ]
 
+LONGEST_TEXT = 1_000_000
+"""Characters of a text."""
+
 MOST_TEXT = 100_000
-"""Characters of one value, with all that is in it, when it is written out."""
+"""Characters of all that is in a list or mapping."""
 
 PER_ITEM = 10
-"""As how many characters an item of a list or mapping counts, beside its own."""
+"""As how many characters an item of it counts, beside its own."""
 
 MOST_ITEMS = MOST_TEXT // PER_ITEM
 
@@ -57,7 +60,8 @@ TEXT_BYTES = 64
 
 ARRAYS = (xr.DataArray, np.ndarray)
 NUMBERS = (bool, int, float)
-PLAIN = (type(None), *NUMBERS, str)
+LIGHT = (type(None), *NUMBERS)
+PLAIN = (*LIGHT, str)
 SEQUENCES = (list, tuple)
 INDICES = (slice, type(Ellipsis))
 
@@ -110,7 +114,7 @@ def kind_name(value: Any) -> str:
 
 
 def checked(value: Any) -> tuple[Any, int]:
-    """Return `value`, in a type that expressions have, and as how many characters it counts.
+    """Return `value`, in a type that expressions have, and how much it counts as work.
 
     Raises
     ------
@@ -122,41 +126,46 @@ def checked(value: Any) -> tuple[Any, int]:
         value, kind = str(value), str
     if kind is int and abs(value) >= LARGEST_INT:
         raise Refusal("the number needs more than 64 bits")
-    if kind in (str, list, tuple, dict):
-        weight = _weight(value)
-        check_text(weight)
+    if kind is str:
+        check_text(len(value))
+        weight = len(value) // PER_ITEM
+    elif kind in (list, tuple, dict):
+        check_content(weight := _weight(value))
     elif kind not in (*INDICES, *ARRAYS, Times, Table, xr.Dataset) and not is_single(value):
         raise Refusal(f"it is a {kind.__name__}, with which expressions do not work")
     return value, weight
 
 
 def check_text(count: int) -> None:
-    """Raise `Refusal` if a value counts as more than `MOST_TEXT` characters."""
+    """Raise `Refusal` if a text has more characters than `LONGEST_TEXT`."""
+    if count > LONGEST_TEXT:
+        raise Refusal(f"the text becomes too long: it can have {LONGEST_TEXT} characters")
+
+
+def check_content(count: int) -> None:
+    """Raise `Refusal` if what is in a list counts as more characters than `MOST_TEXT`."""
     if count > MOST_TEXT:
-        raise Refusal(f"the value becomes too large: it can have {MOST_TEXT} characters, or {MOST_ITEMS} items")
+        raise Refusal(f"a list becomes too large: it can have {MOST_ITEMS} items, and {MOST_TEXT} characters in them")
 
 
 def check_items(count: int) -> None:
-    """Raise `Refusal` if a value has more than `MOST_ITEMS` items."""
-    check_text(count * PER_ITEM)
+    """Raise `Refusal` if a list has more than `MOST_ITEMS` items."""
+    check_content(count * PER_ITEM)
 
 
 def _weight(value: Any) -> int:
-    """Return as how many characters `value` counts, or a number beyond what it may."""
+    """Return as how many characters what is in `value` counts, or a number beyond what it may."""
     total = 0
     waiting = [value]
     while waiting and total <= MOST_TEXT:
         one = waiting.pop()
-        if isinstance(one, str):
+        if type(one) is str:
             total += len(one)
-        elif isinstance(one, SEQUENCES):
-            total += PER_ITEM * len(one)
-            waiting.extend(one)
-        elif isinstance(one, (dict, Table)):
+        elif isinstance(one, (*SEQUENCES, dict, Table)):
             members = one.members if isinstance(one, Table) else one
             total += PER_ITEM * len(members)
-            waiting.extend(members)
-            waiting.extend(members.values())
+            waiting += [inner for inner in members if type(inner) not in LIGHT]
+            waiting += members.values() if isinstance(members, Mapping) else ()
         elif is_array(one):
             total += PER_ITEM * int(one.size)
         elif isinstance(one, xr.Dataset):

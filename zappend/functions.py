@@ -10,7 +10,17 @@ import numpy as np
 import xarray as xr
 
 from zappend.arraymembers import REDUCTIONS, array_of, rounded, single_item, to_list, values_of
-from zappend.expressionvalues import NUMBERS, Refusal, Table, check_readable, is_array, is_number, kind_name, text
+from zappend.expressionvalues import (
+    NUMBERS,
+    Refusal,
+    Table,
+    check_items,
+    check_readable,
+    is_array,
+    is_number,
+    kind_name,
+    text,
+)
 from zappend.members import called
 from zappend.operators import formatted, truth
 
@@ -114,6 +124,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, xr.Dataset):
         return list(map(str, value.data_vars))
     if type(value) in (str, list, tuple, dict) or isinstance(value, Table):
+        check_items(_length(value))
         return list(value.members if isinstance(value, Table) else value)
     raise Refusal(f"a {kind_name(value)} is no list")
 

@@ -29,6 +29,7 @@ from zappend.expressionvalues import (
     Refusal,
     Table,
     Times,
+    check_content,
     check_items,
     check_text,
     is_calendar_time,
@@ -45,8 +46,10 @@ Function = Callable[..., Any]
 # Of text.
 
 
-def _method_of_text(name: str) -> Function:
+def _method_of_text(name: str, *, parts: bool = False) -> Function:
     def method(value: str, *given: Any) -> Any:
+        if parts:
+            check_content(len(value))
         for one in given:
             if not (
                 one is None or type(one) in (str, int) or (type(one) is tuple and all(type(o) is str for o in one))
@@ -84,11 +87,14 @@ def _joined(value: str, parts: Any) -> str:
 
 TEXT = (
     "capitalize count endswith find isalnum isalpha isdigit islower isnumeric isspace isupper lower lstrip "
-    "partition removeprefix removesuffix rfind rpartition rsplit rstrip split splitlines startswith strip title upper"
+    "removeprefix removesuffix rfind rstrip startswith strip title upper"
 )
+
+PARTING = ("partition", "rpartition", "split", "rsplit", "splitlines")
 
 OF_TEXT: dict[str, Function] = {
     **{name: _method_of_text(name) for name in TEXT.split()},
+    **{name: _method_of_text(name, parts=True) for name in PARTING},
     **{name: _padded(name) for name in ("center", "ljust", "rjust", "zfill")},
     "replace": _replaced,
     "join": _joined,

@@ -18,6 +18,7 @@ from zappend.expressionvalues import (
     MOST_ITEMS,
     Refusal,
     Table,
+    check_content,
     check_items,
     check_readable,
     check_text,
@@ -36,6 +37,7 @@ __all__ = [
     "arithmetic",
     "compare",
     "formatted",
+    "holds_numbers",
     "indexer",
     "item",
     "listed",
@@ -72,6 +74,7 @@ WIDEST = 16
 """Bytes of the largest number that an operation on arrays can make."""
 
 LONGEST_NAME = 200
+"""Characters of a name or label; those of times are parsed, which takes its time."""
 
 FORMAT = re.compile(r"(?:[^{}]?[<>=^])?[-+ ]?z?#?0?(\d{0,3})[,_]?(?:\.(\d{1,3}))?[bdeEfFgGosxX%]?")
 """What may stand after the colon in an f-string; widths have three digits at most."""
@@ -103,7 +106,7 @@ def arithmetic(kind: type[ast.operator], a: Any, b: Any) -> Any:
             raise Refusal("the number needs more than 64 bits")
         return function(a, b)
     if type(a) is type(b) and type(a) in (str, list, tuple) and kind is ast.Add:
-        check_text(len(a) + len(b))
+        (check_text if type(a) is str else check_items)(len(a) + len(b))
         return a + b
     if kind is ast.Mult and (type(a) is int or type(b) is int):
         count, many = (a, b) if type(a) is int else (b, a)
@@ -161,7 +164,7 @@ def _check_arrays(a: Any, b: Any, *, numbers: bool) -> None:
             raise Refusal(f"a {kind_name(one)} and an array do not go together")
         if is_array(one):
             check_readable(one)
-            if numbers and not (one.dtype.kind in "biufcmM" or _holds_calendar_times(one)):
+            if numbers and not holds_numbers(one):
                 raise Refusal(f"it holds {one.dtype}, and only numbers and times are calculated with")
     if math.prod(_shape(a, b)) * WIDEST > MOST_BYTES:
         raise Refusal(f"the result would have {math.prod(_shape(a, b))} values; take less of what is combined")
@@ -174,7 +177,10 @@ def _shape(a: Any, b: Any) -> tuple[int, ...]:
     return np.broadcast_shapes(*(one.shape if is_array(one) else () for one in (a, b)))
 
 
-def _holds_calendar_times(array: Any) -> bool:
+def holds_numbers(array: Any) -> bool:
+    """Tell whether `array` holds numbers or times, and no text, which grows when it is added up."""
+    if array.dtype.kind in "biufcmM":
+        return True
     return bool(array.dtype.kind == "O" and array.size and all(map(is_calendar_time, np.asarray(array).flat)))
 
 
@@ -259,7 +265,7 @@ def indexer(key: Any, size: int, *, labels: bool = False) -> Any:
         if len(key) > size:
             raise Refusal(f"{len(key)} places of {size} are selected")
         if type(key) is list:  # numpy gives each the room of the longest
-            check_text(len(key) * max((len(one) for one in key if type(one) is str), default=1))
+            check_content(len(key) * max((len(one) for one in key if type(one) is str), default=1))
         values = np.asarray([_label(one) for one in key] if type(key) is list else _values(key))
         if not labels and values.dtype.kind not in "biu" and values.size:
             raise Refusal("places are whole numbers")
@@ -275,9 +281,7 @@ def _label(value: Any) -> Any:
         if value.ndim:
             raise Refusal("several labels are a list or an array with one dimension")
         return _values(value)[()]
-    if value is None or is_number(value) or type(value) is str or isinstance(value, np.generic):
-        return value
-    if is_calendar_time(value):
+    if is_single(value) and not (type(value) is str and len(value) > LONGEST_NAME):
         return value
     raise Refusal(f"a {kind_name(value)} is no label")
 

@@ -180,7 +180,8 @@ class Plan:
             return self
         cube = self.cube.with_attrs(attrs)
         names = [write.array.name for write in self.writes]
-        documents = cube.documents(names, created=self.creates, attrs_changed=True)
+        changed = cube.documents(names, created=self.creates, attrs_changed=True)
+        documents = {**{key: data for key, data in self.documents.items() if key not in changed}, **changed}
         return replace(self, cube=cube, documents=documents, fit=self.fit and replace(self.fit, cube=cube))
 
     def keys(self) -> tuple[list[str], list[str]]:

@@ -94,7 +94,8 @@ class VariableSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     encoding
         How it is to be stored.
     attrs
-        Attributes of a new cube's variable, over those of the first slice.
+        Attributes of the variable, over those of the first slice; those that say how values are stored are for
+        `encoding` to choose.
     """
 
     dims: list[str] | UnsetType = UNSET
@@ -213,13 +214,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     checksum
         Whether chunks of a new cube carry a CRC32C checksum, which format 3 has.
     attrs
-        Attributes of the cube, over all others, set by each slice.
+        Attributes of the cube, over all others in every `attrs_update_mode`, set by each slice.
     attrs_update_mode
         What becomes of the cube's attributes when it grows: ``keep`` them, ``replace`` them by the slice's,
         ``update`` them with the slice's, or ``ignore`` those of slices, of the first one too.
     permit_eval
-        Whether ``{{ expression }}`` in `attrs` is evaluated, with ``ds``, the cube as it becomes, ``lower_bound`` and
-        ``upper_bound``.
+        Whether ``{{ expression }}`` in texts of `attrs` is evaluated, with ``ds``, the cube as it becomes,
+        ``lower_bound`` and ``upper_bound``; else it is text. Expressions reach nothing but the cube.
     slice_size
         Labels of a slice: ``chunk``, as many as a chunk of the cube; ``aligned``, a whole number of chunks; ``any``,
         for which the last chunk is read and written again.
