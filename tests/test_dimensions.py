@@ -109,8 +109,8 @@ KINDS: dict[str, tuple[dict[str, Any], Any]] = {
     "floats that are packed": ({"dtype": "i2", "scale_factor": 0.01, "fill_value": -1}, np.nan),
     "floats with a fill value": ({"dtype": "f8", "fill_value": "NaN"}, np.nan),
     "whole numbers": ({"dtype": "u1", "fill_value": 255}, np.nan),
-    "times": ({"dtype": "i8", "units": "hours since 2000-01-01"}, np.datetime64("NaT")),
-    "times of numpy": ({"dtype": "datetime64[s]"}, np.datetime64("NaT")),
+    "times": ({"dtype": "i8", "units": "hours since 2000-01-01"}, np.datetime64("NaT", "ns")),
+    "times of numpy": ({"dtype": "datetime64[s]"}, np.datetime64("NaT", "ns")),
     "complex numbers": ({"dtype": "c8"}, complex(np.nan, np.nan)),
 }
 

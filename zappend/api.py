@@ -366,7 +366,9 @@ def _format_above(storage: Storage, group: str) -> Literal[2, 3] | None:
 
 
 def _above(store: Mapping[str, bytes], group: str, plan: Plan) -> dict[str, bytes]:
-    return documents_above(store, group, plan.documents, plan.cube.zarr_format, created=plan.creates)
+    cube = plan.cube
+    ways = {"created": plan.creates, "consolidated": cube.consolidated}
+    return documents_above(store, group, plan.documents, cube.zarr_format, **ways)
 
 
 def _appended(

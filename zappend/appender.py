@@ -20,6 +20,7 @@ from zappend.attributes import described, evaluated, templates
 from zappend.cf import to_stored
 from zappend.checks import fixed_problems, own_problems, refuse
 from zappend.codec import ChunkCodec, single_threaded_blosc
+from zappend.consolidation import leftovers, switched
 from zappend.datatypes import Block
 from zappend.errors import SliceError, TargetError, ZappendError
 from zappend.exact import EncodingError
@@ -127,6 +128,7 @@ class Appender:
         if self._is_there(store, cube, new):
             return None
         refuse(new, own_problems(new, self._settings))
+        before, cube = cube, switched(store, cube, self._settings.consolidated)
         fit = self._fit
         if fit is None or not fit.holds_for(cube, new):
             fit = fit_to(cube, new, self._settings)
@@ -135,6 +137,9 @@ class Appender:
         tail = blocks[-1] if last else None
         known = {key: data for region in last for key, data in self._arrays.kept_data(*region).items()}
         plan = plan_append(fit, new, self._settings, tail, stored)
+        if cube is not before:
+            documents, removed = leftovers(before, plan.cube)
+            plan = replace(plan, documents={**plan.documents, **documents}, removed=removed)
         self._reader.learn(plan.cube, plan.documents)
         self._fit = plan.fit
         return replace(plan, known={**known, **self._originals(store, plan, known)})
@@ -230,6 +235,8 @@ class Appender:
             _wait_for(running)
             raise
         store.update(plan.documents)
+        for key in plan.removed:
+            del store[key]
         written = [size for size in sizes if size is not None]
         return len(written), sum(written)
 

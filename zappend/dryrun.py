@@ -53,6 +53,7 @@ class DryRun(MutableMapping[str, bytes]):
         self._storage = storage
         self._gone = (prefix,) if force_new else ()
         self._written: dict[str, bytes] = {}
+        self._removed: set[str] = set()
         self._data: frozenset[str] = frozenset()
         self._sizes: dict[str, int] = {}
 
@@ -67,11 +68,14 @@ class DryRun(MutableMapping[str, bytes]):
 
     def __getitem__(self, key: str) -> bytes:
         value = self._written.get(key)
-        if value is None and not key.startswith(self._gone):
+        if value is None and not self._is_gone(key):
             value = self._storage.get(key)
         if value is None:
             raise KeyError(key)
         return value
+
+    def _is_gone(self, key: str) -> bool:
+        return key.startswith(self._gone) or key in self._removed
 
     def __setitem__(self, key: str, value: bytes) -> None:
         self._sizes[key] = len(value)
@@ -81,11 +85,14 @@ class DryRun(MutableMapping[str, bytes]):
             self._written[key] = value
 
     def __delitem__(self, key: str) -> None:
-        raise TypeError("an append deletes nothing")
+        if key not in self:
+            raise KeyError(key)
+        self._written.pop(key, None)
+        self._removed.add(key)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._written
-        yield from (k for k in self._storage.keys() if k not in self._written and not k.startswith(self._gone))
+        yield from (k for k in self._storage.keys() if k not in self._written and not self._is_gone(k))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -93,7 +100,7 @@ class DryRun(MutableMapping[str, bytes]):
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
         """Return the value of each of `keys`, ``None`` for one that is not there."""
         keys = list(keys)
-        unread = [key for key in keys if key not in self._written and not key.startswith(self._gone)]
+        unread = [key for key in keys if key not in self._written and not self._is_gone(key)]
         found = self._storage.get_many(unread)
         return {key: self._written.get(key, found.get(key)) for key in keys}
 
@@ -101,5 +108,6 @@ class DryRun(MutableMapping[str, bytes]):
         """Iterate over the names directly below the folder `prefix`."""
         names = dict.fromkeys(key[len(prefix) :].partition("/")[0] for key in self._written if key.startswith(prefix))
         if not prefix.startswith(self._gone):
-            names.update(dict.fromkeys(self._storage.children(prefix)))
+            there = (name for name in self._storage.children(prefix) if prefix + name not in self._removed)
+            names.update(dict.fromkeys(there))
         yield from names

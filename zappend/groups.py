@@ -11,12 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from zappend.errors import TargetError
-from zappend.metadata import Json, ZarrFormat, dump, new_cube
+from zappend.metadata import EMPTY, Json, ZarrFormat, dump, new_cube
 from zappend.stores import children_of, is_remote, read_many
 
 __all__ = ["GroupMapping", "cube_in", "documents_above"]
-
-EMPTY: Json = {"kind": "inline", "must_understand": False, "metadata": {}}
 
 
 def cube_in(store: MutableMapping[str, bytes], group: str) -> MutableMapping[str, bytes]:
@@ -66,7 +64,13 @@ class GroupMapping(MutableMapping[str, bytes]):
 
 
 def documents_above(
-    store: Mapping[str, bytes], group: str, documents: Mapping[str, bytes], zarr_format: ZarrFormat, *, created: bool
+    store: Mapping[str, bytes],
+    group: str,
+    documents: Mapping[str, bytes],
+    zarr_format: ZarrFormat,
+    *,
+    created: bool,
+    consolidated: bool = True,
 ) -> dict[str, bytes]:
     """Return the documents of the groups above the cube `group` that change with it, by key, the root last.
 
@@ -82,6 +86,8 @@ def documents_above(
         Format of the cube.
     created
         Whether the cube begins with these documents, so that nothing that was listed of it before remains.
+    consolidated
+        Whether the root group has consolidated metadata if it is new.
 
     Raises
     ------
@@ -98,7 +104,7 @@ def documents_above(
         prefix = f"{path}/" if path else ""
         found = _read_group(store, prefix, zarr_format)
         if not found:
-            found = _new_group(zarr_format, consolidated=not path)
+            found = dict(new_cube(zarr_format, {}, consolidated=consolidated and not path).root)
             changed |= {prefix + name: document for name, document in found.items()}
         name = "zarr.json" if zarr_format == 3 else ".zmetadata"
         for key, document in found.items():
@@ -123,15 +129,6 @@ def _read_group(store: Mapping[str, bytes], prefix: str, zarr_format: ZarrFormat
     if found.get("zarr.json", {}).get("node_type", "group") != "group":
         raise TargetError(f"{where} is an array, so there can be no group in it")
     return found
-
-
-def _new_group(zarr_format: ZarrFormat, *, consolidated: bool) -> dict[str, Json]:
-    documents = dict(new_cube(zarr_format, {}).root)
-    if not consolidated:
-        documents.pop(".zmetadata", None)
-        if "zarr.json" in documents:
-            documents["zarr.json"] = {k: v for k, v in documents["zarr.json"].items() if k != "consolidated_metadata"}
-    return documents
 
 
 def _patched(document: Json, prefix: str, group: str, changed: Mapping[str, Json], *, created: bool) -> Json:

@@ -17,13 +17,27 @@ import numpy as np
 from zappend.datatypes import default_fill, fill_to_attribute, fill_to_json, v3_fill_to_json, v3_type
 from zappend.encoding import Encoding, encoding_attrs
 
-__all__ = ["Array", "Cube", "Json", "ZarrFormat", "dump", "encodings_of", "name_and_options", "new_array", "new_cube"]
+__all__ = [
+    "EMPTY",
+    "Array",
+    "Cube",
+    "Json",
+    "ZarrFormat",
+    "dump",
+    "encodings_of",
+    "name_and_options",
+    "new_array",
+    "new_cube",
+]
 
 Json = dict[str, Any]
 ZarrFormat = int
 
 DIMENSIONS = "_ARRAY_DIMENSIONS"
 FILL = "_FillValue"
+
+EMPTY: Json = {"kind": "inline", "must_understand": False, "metadata": {}}
+"""Consolidated metadata of format 3 without entries."""
 
 
 @dataclass(frozen=True)
@@ -195,27 +209,17 @@ def _consolidate(document: Json, entries: Json) -> Json:
 # Making new ones.
 
 
-def new_cube(zarr_format: ZarrFormat, attrs: Json) -> Cube:
-    """Return a consolidated cube without arrays; in format 2 its ``.zgroup``, by which it is found, comes last."""
+def new_cube(zarr_format: ZarrFormat, attrs: Json, *, consolidated: bool = True) -> Cube:
+    """Return a cube without arrays; in format 2 its ``.zgroup``, by which it is found, comes last."""
     if zarr_format == 3:
-        inline: Json = {"kind": "inline", "must_understand": False, "metadata": {}}
-        root: Json = {
-            "zarr.json": {
-                "attributes": attrs,
-                "zarr_format": 3,
-                "consolidated_metadata": inline,
-                "node_type": "group",
-            }
-        }
+        inline = {"consolidated_metadata": EMPTY} if consolidated else {}
+        root: Json = {"zarr.json": {"attributes": attrs, "zarr_format": 3, **inline, "node_type": "group"}}
     else:
         group = {"zarr_format": 2}
         metadata: Json = {".zattrs": attrs, ".zgroup": group}
-        root = {
-            ".zattrs": attrs,
-            ".zmetadata": {"metadata": metadata, "zarr_consolidated_format": 1},
-            ".zgroup": group,
-        }
-    return Cube(zarr_format, True, attrs, {}, root)
+        listed = {".zmetadata": {"metadata": metadata, "zarr_consolidated_format": 1}} if consolidated else {}
+        root = {".zattrs": attrs, **listed, ".zgroup": group}
+    return Cube(zarr_format, consolidated, attrs, {}, root)
 
 
 def new_array(

@@ -161,6 +161,8 @@ class Plan:
         planning: who reads them adds them.
     fit
         That slices with the same structure fit the cube as it will be; ``None`` if that is not known.
+    removed
+        Keys of documents that the cube will not have any more.
     """
 
     creates: bool
@@ -172,6 +174,7 @@ class Plan:
     cube: Cube
     known: Mapping[str, bytes | None]
     fit: Fit | None
+    removed: tuple[str, ...] = ()
 
     def with_attrs(self, attrs: Json) -> Plan:
         """Return this plan with `attrs` as further attributes of the cube, over those that it would have."""
@@ -218,7 +221,8 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
     labels_and_bounds = new.along(dim)
     attrs = new.attrs if settings.attrs_update_mode != "ignore" else {}
-    cube = new_cube(zarr_format, {**attrs, **fixed_attrs(settings)})
+    attrs = {**attrs, **fixed_attrs(settings)}
+    cube = new_cube(zarr_format, attrs, consolidated=settings.consolidated is not False)
     problems = []
     writes = []
     for name, variable in new.variables.items():

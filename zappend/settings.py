@@ -181,7 +181,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Format of a new cube, 2 by default; an existing one keeps its own. Also under the name ``zarr_version``.
     consolidated
         Whether the cube has consolidated metadata: ``auto``, a new one has, an existing one as it is; ``true`` and
-        ``false``: from the next slice on.
+        ``false``: from the next slice on, in one transaction with it. Groups above the cube keep theirs.
     force_new
         Replace an existing cube by one that begins with the first slice; if that one fails, the old cube stays.
     append_dim
