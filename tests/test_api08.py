@@ -57,6 +57,7 @@ def test_the_call_of_zappend_08(paths: list[Path], tmp_path: Path) -> None:
     assert zappend08((), config={"target_dir": target}) == 0
 
 
+@pytest.mark.effect("target_dir")
 @pytest.mark.parametrize("as_given", [str, Path, lambda path: FileObj(str(path))], ids=["text", "path", "FileObj"])
 def test_an_argument_wins_over_target_dir(as_given: Any, slices: list[xr.Dataset], tmp_path: Path) -> None:
     other, target = tmp_path / "other.zarr", tmp_path / "cube.zarr"
@@ -105,6 +106,7 @@ def test_a_source_on_the_command_line(paths: list[Path], tmp_path: Path) -> None
     assert (outcome.code, outcome.out) == (0, "True\nFalse\nFalse\n3 slices appended.\n")
 
 
+@pytest.mark.effect("extra")
 def test_configurations_are_files_of_any_file_system_and_lists_of_lists(
     slices: list[xr.Dataset], tmp_path: Path
 ) -> None:

@@ -163,6 +163,7 @@ def cube_of(item: Any, **settings: Any) -> dict[str, bytes]:
     return target
 
 
+@pytest.mark.effect("slice_storage_options")
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("place", PLACES, indirect=True)
 def test_a_slice_in_any_file_system(
@@ -314,6 +315,7 @@ def test_a_wrong_way_to_open(tmp_path: Path, settings: dict[str, Any], message: 
     assert target == {}
 
 
+@pytest.mark.effect("slice_engine")
 @pytest.mark.parametrize("remote", [False, True])
 def test_engines_are_those_of_xarray(tmp_path: Path, remote: bool) -> None:
     """A reader that takes nothing but local files is given a copy, under the name of the slice."""
@@ -339,6 +341,7 @@ def test_engines_are_those_of_xarray(tmp_path: Path, remote: bool) -> None:
         zappend.append({}, f"{base}/{folder.name}", slice_engine="h5netcdf", **settings)
 
 
+@pytest.mark.effect("open_kwargs")
 @pytest.mark.parametrize("kind", ["NetCDF-4", "3"])
 def test_what_is_decoded_is_asked_for(tmp_path: Path, kind: str) -> None:
     """By default nothing is, and packed values are taken as they are; then a cube's own encoding holds."""

@@ -463,6 +463,7 @@ def test_the_old_name_of_close_is_called_with_a_warning(slices: list[xr.Dataset]
 # slice_source.
 
 
+@pytest.mark.effect("slice_source_kwargs")
 @pytest.mark.parametrize(
     ("item", "args", "kwargs"),
     [
@@ -586,6 +587,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+@pytest.mark.effect("slice_source")
 @pytest.mark.parametrize(
     "name",
     [
@@ -769,6 +771,7 @@ def test_what_is_written_to_a_temporary_zarr_first_makes_the_same_cube(
         )
 
 
+@pytest.mark.effect("persist_mem_slices")
 def test_what_it_is_computed_from_is_computed_once(tmp_path: Path) -> None:
     lazy, again = Lazy(), Lazy()
     zappend.append({}, lazy.dataset(0), slice_size="any")
@@ -812,6 +815,7 @@ def test_a_dry_run_writes_no_temporary_zarr_either(tmp_path: Path, slices: list[
     assert not folder.exists()
 
 
+@pytest.mark.effect("temp_dir", "temp_storage_options")
 def test_the_temporary_folder_may_be_anywhere(slices: list[xr.Dataset]) -> None:
     cube: dict[str, bytes] = {}
     zappend.append(cube, slices)
