@@ -259,6 +259,15 @@ def test_slices_before_the_one_that_an_expression_fails_on_are_in(tmp_path: Path
     cubes.assert_cube(target, cubes.concatenated(slices[:2]).assign_attrs(x=-0.5))
 
 
+def test_a_variable_that_no_slice_has_begins_with_its_attributes() -> None:
+    target: dict[str, bytes] = {}
+    encoding = {"dtype": "float32", "fill_value": "NaN"}
+    wanted = {"dims": ["time", "x"], "encoding": encoding, "attrs": {"units": "K", "long_name": "to come"}}
+    for start in (0, 2):
+        zappend.append(target, cubes.small(start), variables={"b": wanted})
+    assert cubes.open_mapping(target).b.attrs == {"units": "K", "long_name": "to come"}
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_dry_run_evaluates_what_would_be(tmp_path: Path, zarr_format: int) -> None:
     target = tmp_path / "cube.zarr"

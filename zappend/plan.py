@@ -15,7 +15,7 @@ from itertools import product
 
 from zappend.absent import created, filled
 from zappend.agreement import check_followed
-from zappend.attributes import fixed_attrs
+from zappend.attributes import described, fixed_attrs
 from zappend.checks import (
     compare_constants,
     following_labels,
@@ -216,6 +216,7 @@ def plan_creation(new: Slice, settings: Settings) -> Plan:
     check_names(settings, new.variables, f"slice {new.name}", creates=True)
     problems = own_problems(new, settings)
     new, impossible = created(new, settings)
+    new = described(new, settings)  # those, too, that it has made
     refuse(new, problems + impossible + reference_problems(new))
     size = new.sizes[dim]
     zarr_format = settings.zarr_format or DEFAULT_FORMAT
