@@ -16,12 +16,15 @@ import pytest
 import xarray as xr
 import yaml
 import zarr
+from conftest import FolderCase
+from faultlab import days
 from s3server import BUCKET, S3Server
 
 import zappend
 from zappend.arraymembers import ARRAY_METHODS, REDUCTIONS, SHAPE, TIME_METHODS
 from zappend.errors import SliceError, UsageError
 from zappend.functions import FUNCTIONS
+from zappend.testing import Faults, Killed
 
 COVERAGE = {
     "title": "from {{ ds.time[0].dt.strftime('%d.%m.') }} to {{ ds.time[-1].dt.strftime('%d.%m.') }}",
@@ -266,6 +269,26 @@ def test_a_variable_that_no_slice_has_begins_with_its_attributes() -> None:
     for start in (0, 2):
         zappend.append(target, cubes.small(start), variables={"b": wanted})
     assert cubes.open_mapping(target).b.attrs == {"units": "K", "long_name": "to come"}
+
+
+@pytest.mark.parametrize(("zarr_format", "group"), [(2, "a/cube"), (3, "")])
+def test_a_kill_anywhere_leaves_the_old_value_or_the_new_one(home: Path, zarr_format: int, group: str) -> None:
+    case = FolderCase(home, "process")
+    how: dict[str, Any] = {"group": group, "threads": 1, "zarr_format": zarr_format, "permit_eval": True}
+    how["attrs"] = {"n": "{{ ds.sizes['time'] }}", "sum": "{{ ds.sst.sum() }}"}
+    store: dict[str, bytes] = {}
+    zappend.append(store, days(0), **how)
+    case.reset(store)
+    old, probe = case.state(), Faults()
+    zappend.append(case.target(probe), days(2), **how)
+    new = case.state()
+    for at in range(1, len(probe.calls) + 1):
+        case.reset(store)
+        with pytest.raises(Killed):
+            zappend.append(case.target(Faults(at, lasting=True)), days(2), **how)
+        case.bury()
+        zappend.rollback(case.target())
+        assert case.state() in (old, new), at
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
