@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -125,11 +126,61 @@ def _computed(chunked: list[tuple[Any, Any]], kept: dict[str, xr.Variable]) -> d
     import dask.array
     import dask.base
 
-    sources, arrays = [array for array, _ in chunked], [array for _, array in chunked]
+    gate = _Gate()
+    sources = [array for array, _ in chunked]
+    arrays: Any = [_Gated(array, gate) for _, array in chunked]
     stored = [dask.array.store(sources, arrays, lock=False, compute=False)] if chunked else []
     compute: Any = dask.base.compute
-    *_, computed = compute(*stored, lazy)
+    try:
+        *_, computed = compute(*stored, lazy)
+    finally:
+        gate.close()
     return {key: computed.get(key, variable).copy(deep=False).load() for key, variable in kept.items()}
+
+
+class _Gate:
+    """Lets writing pass until it is closed: when one task of dask fails, others may still be at work."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._within = 0
+        self._is_closed = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("writing has ended")
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._within -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody in any more, and wait for those who are."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.wait_for(lambda: self._within == 0)
+
+
+class _Gated:
+    """An array that is written to through a gate; in another process, where that is not, it is the array itself."""
+
+    def __init__(self, array: Any, gate: _Gate) -> None:
+        self._array = array
+        self._gate = gate
+
+    def __setitem__(self, region: Any, block: Any) -> None:
+        with self._gate:
+            self._array[region] = block
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._array,)
+
+
+def _itself(array: Any) -> Any:
+    return array
 
 
 def _with_values(dataset: xr.Dataset, values: Mapping[Any, xr.Variable]) -> xr.Dataset:
