@@ -270,3 +270,23 @@ def test_failure_in_one_thread_stops_all() -> None:
     assert len(refused) == THREADS
     assert sum(type(error) is OSError for error in refused) == 1
     assert case.state() == old
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_are_kept_for_one_transaction(folder: FolderCase, fails: bool) -> None:
+    """Many callers, each of whom writes many keys, of which one fails: none writes any more when it is rolled back."""
+    folder.reset(CUBE)
+    before, old = set(threading.enumerate()), folder.state()
+    storage = folder.target(Faults(THREADS * 20, fail(OSError("the disk is gone"))) if fails else None)
+    values = [{f"a/{number}.{i}": bytes([number, i]) for i in range(7)} for number in range(THREADS)]
+    try:
+        with transaction(storage) as txn:
+            raised = in_threads(lambda number: txn.update(values[number]))
+            if raised:
+                raise raised[0]
+    except (OSError, TransactionClosed):
+        assert fails
+    assert {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("zappend")} == set()
+    assert (folder.state() == old) == fails
+    if not fails:
+        assert folder.cube() == {**CUBE, **{key: value for each in values for key, value in each.items()}}

@@ -86,27 +86,31 @@ class Threads:
     """Threads for what is done side by side, kept until `end`, since to start them may take as long as their work."""
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._idle: list[ThreadPoolExecutor] = []  # one a caller at most: who finds none makes one
 
     def map(self, do: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
-        """Return what `do` returns for each of `items`; if it raises, no call is under way any more then.
+        """Return what `do` returns for each of `items`, called in up to `threads` threads, always the same number.
 
-        How many `threads` there are at most, the first time tells; with less than two the calling one does it all.
+        Whatever is raised, none of these calls is under way any more then.
         """
         if len(items) < 2 or threads < 2:
             return [do(item) for item in items]
-        pool = self._pool = self._pool or ThreadPoolExecutor(threads, "zappend")
         try:
-            return list(pool.map(do, items))
+            pool = self._idle.pop()
+        except IndexError:
+            pool = ThreadPoolExecutor(threads, "zappend")
+        try:
+            done = list(pool.map(do, items))
         except BaseException:
-            self.end()
+            _end(pool)
             raise
+        self._idle.append(pool)
+        return done
 
     def end(self) -> None:
         """Return when all threads have ended; `map` starts new ones."""
-        if (pool := self._pool) is not None:
-            _end(pool)
-            self._pool = None
+        while self._idle:
+            _end(self._idle.pop())
 
 
 def side_by_side(do: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
