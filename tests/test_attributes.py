@@ -21,9 +21,9 @@ from faultlab import days
 from s3server import BUCKET, S3Server
 
 import zappend
-from zappend.arraymembers import ARRAY_METHODS, REDUCTIONS, SHAPE, TIME_METHODS
 from zappend.errors import SliceError, UsageError
-from zappend.functions import FUNCTIONS
+from zappend.expressions.arrays import ARRAY_METHODS, REDUCTIONS, SHAPE, TIME_METHODS
+from zappend.expressions.functions import FUNCTIONS
 from zappend.testing import Faults, Killed
 
 COVERAGE = {

@@ -152,7 +152,7 @@ COMMANDS: dict[str, tuple[list[str] | Callable[[Path], list[str]], int, str]] = 
     "options that are no object": (["-t", "c.zarr", "--storage-options", "1", "ok.nc"], 2, "it must be an object"),
     "options for a path": (["-t", "c.zarr", "--storage-options", '{"a": 1}', "ok.nc"], 2, "go with a URL"),
     "no slices": (["-t", "cube.zarr"], 2, "Missing argument 'SLICES...'"),
-    "no target": (["ok.nc"], 2, "Missing option '-t' / '--target'"),
+    "no target": (["ok.nc"], 2, "Missing 'target_dir' in configuration: it names the target"),
     "an unknown option": (["-t", "cube.zarr", "--fast", "ok.nc"], 2, "No such option '--fast'"),
     "a wrong format": (["-t", "cube.zarr", "--zarr-format", "4", "ok.nc"], 2, "'4' is not one of '2', '3'"),
     "a wrong step": (["-t", "cube.zarr", "--append-step", "soon", "ok.nc"], 2, "append_step must be a number"),
@@ -193,7 +193,7 @@ def test_a_process_of_its_own_says_the_same(tmp_path: Path) -> None:
 
 def test_another_format_than_the_target_has(tmp_path: Path) -> None:
     paths = cubes.write_netcdf(tmp_path, [cubes.packed(0), cubes.packed(2)])
-    assert run("append", "-t", tmp_path / "cube", paths[0]) == (0, "1 slice appended.\n", "")
+    assert run("append", "-t", tmp_path / "cube", paths[0]).out == "1 slice appended.\n"
     before = cubes.tree(tmp_path)
     outcome = run("append", "-t", tmp_path / "cube", "--zarr-format", "3", paths[1])
     assert outcome.code == 2

@@ -20,10 +20,10 @@ import numpy as np
 import xarray as xr
 
 from zappend.errors import UsageError, ZappendError
-from zappend.expressionvalues import Refusal, checked, to_json
-from zappend.functions import FUNCTIONS, call_function
-from zappend.members import attribute, call_method
-from zappend.operators import BINARY, COMPARISONS, UNARY, arithmetic, compare, formatted, item, truth, unary
+from zappend.expressions.functions import FUNCTIONS, call_function
+from zappend.expressions.members import attribute, call_method
+from zappend.expressions.operators import BINARY, COMPARISONS, UNARY, arithmetic, compare, formatted, item, truth, unary
+from zappend.expressions.values import Refusal, checked, to_json
 
 __all__ = ["Expression", "is_complete", "parse"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from zappend.arraymembers import (
+from zappend.expressions.arrays import (
     ARRAY_METHODS,
     CALENDAR_METHODS,
     SELECTION,
@@ -25,7 +25,8 @@ from zappend.arraymembers import (
     times_of,
     values_of,
 )
-from zappend.expressionvalues import (
+from zappend.expressions.operators import item, listed
+from zappend.expressions.values import (
     Refusal,
     Table,
     Times,
@@ -36,7 +37,6 @@ from zappend.expressionvalues import (
     is_single,
     kind_name,
 )
-from zappend.operators import item, listed
 
 __all__ = ["attribute", "call_method", "called"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from zappend.expressionvalues import (
+from zappend.expressions.values import (
     LARGEST_INT,
     MOST_BYTES,
     MOST_ITEMS,

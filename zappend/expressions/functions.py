@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from zappend.arraymembers import REDUCTIONS, array_of, rounded, single_item, to_list, values_of
-from zappend.expressionvalues import (
+from zappend.expressions.arrays import REDUCTIONS, array_of, rounded, single_item, to_list, values_of
+from zappend.expressions.members import called
+from zappend.expressions.operators import formatted, truth
+from zappend.expressions.values import (
     NUMBERS,
     Refusal,
     Table,
@@ -21,8 +23,6 @@ from zappend.expressionvalues import (
     kind_name,
     text,
 )
-from zappend.members import called
-from zappend.operators import formatted, truth
 
 __all__ = ["FUNCTIONS", "call_function"]
 

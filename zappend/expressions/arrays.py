@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from zappend.expressionvalues import (
+from zappend.expressions.operators import holds_numbers, indexer, truth
+from zappend.expressions.values import (
     Refusal,
     Times,
     check_content,
@@ -26,7 +27,6 @@ from zappend.expressionvalues import (
     kind_name,
     text,
 )
-from zappend.operators import holds_numbers, indexer, truth
 
 __all__ = [
     "ARRAY_METHODS",
