@@ -16,15 +16,13 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+from zappend.memory import BYTES_AHEAD, memory_of
 from zappend.opening import is_netcdf4, local_path
 from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable, open_slice
 from zappend.sources import ContextMaker, plain_path
 
 __all__ = ["SliceOpener"]
-
-BYTES_AHEAD = 3 * 2**24
-"""What is read of a slice before its turn comes, at most. Variables are read whole, the smallest first."""
 
 
 class SliceOpener:
@@ -119,7 +117,9 @@ class _Opening:
     def _open(self) -> Slice | None:
         try:
             new = self._stack.enter_context(open_slice(self._item, self._index, self._settings))
-            left = BYTES_AHEAD
+            memory = memory_of(self._settings)
+            left = BYTES_AHEAD if memory is None else memory.ahead
+            # Variables are read whole, the smallest first.
             for variable in sorted(self._loadable(new), key=lambda variable: variable.size_in_bytes):
                 left -= variable.size_in_bytes
                 if left < 0 or self._closing:

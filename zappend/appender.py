@@ -27,6 +27,7 @@ from zappend.exact import EncodingError
 from zappend.expansion import expanded
 from zappend.fit import Fit, fit_to
 from zappend.jobs import Job, jobs_of
+from zappend.memory import memory_of
 from zappend.metadata import Array, Cube, encodings_of
 from zappend.plan import ArrayWrite, Plan, plan_append, plan_creation
 from zappend.reader import CubeReader
@@ -76,6 +77,7 @@ class Appender:
         self._templates = templates(settings)
         self._arrays = ArrayReader(settings.write_empty_chunks)
         self._fit: Fit | None = None
+        self._memory = memory_of(settings)
         self._threads = settings.threads or os.cpu_count() or 1
         waiting = self._threads if settings.threads else max(self._threads, min(calls_at_once, WRITES_AT_ONCE))
         self._pool = ThreadPoolExecutor(waiting, "zappend") if waiting > 1 else None
@@ -110,7 +112,7 @@ class Appender:
         cube = self._reader.read(store)
         if cube is None:
             self._check_empty()
-            return plan_creation(new, self._settings)
+            return self._fitting(plan_creation(new, self._settings))
         dim = self._settings.append_dim
         constants = [
             (array, _whole(array))
@@ -136,7 +138,7 @@ class Appender:
         stored = {array.name: block for (array, _), block in zip(constants, blocks, strict=False)}
         tail = blocks[-1] if last else None
         known = {key: data for region in last for key, data in self._arrays.kept_data(*region).items()}
-        plan = plan_append(fit, new, self._settings, tail, stored)
+        plan = self._fitting(plan_append(fit, new, self._settings, tail, stored))
         if cube is not before:
             documents, removed = leftovers(before, plan.cube)
             plan = replace(plan, documents={**plan.documents, **documents}, removed=removed)
@@ -144,10 +146,17 @@ class Appender:
         self._fit = plan.fit
         return replace(plan, known={**known, **self._originals(store, plan, known)})
 
+    def _fitting(self, plan: Plan) -> Plan:
+        if self._memory is not None:
+            self._memory.check(plan)
+        return plan
+
     def _originals(self, store: Mapping[str, bytes], plan: Plan, known: Mapping[str, bytes]) -> dict[str, bytes | None]:
         """Return the bytes of further chunks that will be changed, read together, as far as memory allows."""
         keys: list[str] = []
         left = BYTES_OF_ORIGINALS
+        if self._memory is not None:
+            left = min(left, self._memory.encoded)
         for write in plan.writes:
             for chunk in write.chunks:
                 if chunk.keeps and chunk.key not in known:
@@ -195,17 +204,28 @@ class Appender:
         codecs = [self._arrays.codec(write.array) for write in plan.writes]  # refused before the first write
         large = sum(len(write.chunks) for write in plan.writes if write.chunk_bytes > SMALL_BYTES)
         pool = self._pool if large > 1 else None  # a chunk alone is done sooner than a thread would begin with it
-        batch = _Batch(store)
+        memory = self._memory
+        batch = _Batch(store, BYTES_PER_WRITE if memory is None else min(memory.encoded, BYTES_PER_WRITE))
         together = is_remote(store)  # then a thread that encodes must not wait for an answer
         sizes: list[int | None] = []
         running: deque[Future[_Encoded]] = deque()
+        frees: deque[int] = deque()  # by each of those
+        held = 0
 
         def finish_first() -> None:
+            nonlocal held
             encoded = running[0].result()
             running.popleft()
+            held -= frees.popleft()
             sizes.append(encoded.size)
             if together:
                 batch.add(encoded)
+
+        def make_room(cost: int) -> None:
+            nonlocal held
+            while running and memory is not None and held + cost > memory.chunks:
+                finish_first()
+            held += cost
 
         def work(job: Job) -> _Encoded:
             encoded = self._encode(job, plan, store)
@@ -214,17 +234,20 @@ class Appender:
             return encoded
 
         try:
-            for job in jobs_of(plan, codecs):
+            for job in jobs_of(plan, codecs, memory, None if memory is None else make_room):
                 if self._pool is None and not together:
                     sizes.append(work(job).size)
+                    held -= job.frees
                     continue
                 if pool is None or job.write.chunk_bytes <= SMALL_BYTES:
                     encoded = self._encode(job, plan, store)
                     sizes.append(encoded.size)
                     batch.add(encoded)
+                    held -= job.frees
                     continue
                 while len(running) >= self._in_flight(job.write):
                     finish_first()
+                frees.append(job.frees)
                 running.append(pool.submit(work, job))
             while running:
                 finish_first()
@@ -337,8 +360,9 @@ class _Encoded:
 class _Batch:
     """Encoded chunks that are written together."""
 
-    def __init__(self, store: MutableMapping[str, bytes]) -> None:
+    def __init__(self, store: MutableMapping[str, bytes], most: int) -> None:
         self._store = store
+        self._most = most
         self._values: dict[str, bytes] = {}
         self._size = 0
 
@@ -346,7 +370,7 @@ class _Batch:
         if encoded.data is not None:
             self._values[encoded.key] = encoded.data
             self._size += len(encoded.data)
-            if self._size >= BYTES_PER_WRITE:
+            if self._size >= self._most:
                 self.flush()
 
     def flush(self) -> None:

@@ -247,8 +247,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Threads that encode and write; by default as many as there are processors, and more where writing waits for a
         disk or a network. With 1, the calling thread does it all.
     max_memory
-        Bytes of chunks that may be under way at once, not encoded: a number, or text such as ``500MB``. By default two
-        chunks a thread, and 16 MiB.
+        Bytes of chunks that may be under way at once, not encoded, and of what is read ahead of the next slice: a
+        number, or text such as ``500MB`` or ``2GiB``. A cube with chunks too large for it is refused. By default two
+        chunks a thread, and 16 MiB, and 48 MB ahead.
     persist_mem_slices
         Write slices that are in memory to `temp_dir` first, so that what they are computed from is computed once, and
         opened anew.
