@@ -273,6 +273,32 @@ def test_a_netcdf_file_is_asked_for_in_few_requests(
     assert gets == 1 if is_web or limit == IN_MEMORY else 1 < gets <= size / 4096 + 1
 
 
+def test_a_cube_elsewhere_than_its_slices(tmp_path: Path, web: WebServer, s3: S3Server) -> None:
+    (tmp_path / "slices").mkdir()
+    paths = cubes.write_netcdf(tmp_path / "slices", [cubes.packed(0), cubes.packed(2)])
+    urls = [f"{web.url}/{path.name}" for path in paths]
+    options = s3.storage_options()
+    assert zappend.append(f"s3://{BUCKET}/cube.zarr", urls, storage_options=options) == 2
+    files = s3.objects("cube.zarr/")
+    cube = cubes.open_mapping({key.removeprefix("cube.zarr/"): data for key, data in files.items()})
+    xr.testing.assert_identical(cube, cubes.concatenated([cubes.packed(0), cubes.packed(2)]))
+
+
+def test_a_netcdf_3_file_is_copied_first(tmp_path: Path) -> None:
+    source = next(path for path in cubes.SAMPLES.rglob("*.nc") if path.read_bytes()[:3] == b"CDF")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(source), f"/{tmp_path.name}/{source.name}")
+    settings = Settings(temp_dir=str(tmp_path / "temp"))
+    url = f"memory://{tmp_path.name}/{source.name}"
+    if "netcdf4" not in xr.backends.list_engines():
+        with pytest.raises(SliceError, match="NetCDF-3 file, which takes the package netcdf4: pip install"):
+            open_path(url, settings)
+        return
+    with open_path(url, settings) as found, open_path(str(source), settings) as expected:
+        assert [path.name for path in (tmp_path / "temp").glob("*/*")] == [source.name]
+        xr.testing.assert_identical(found.load(), expected.load())
+
+
 def test_copies_are_made_in_the_temporary_folder(tmp_path: Path, web: WebServer) -> None:
     (tmp_path / "slices").mkdir()
     name, _ = write(tmp_path / "slices", "zip of 3")
@@ -424,6 +450,36 @@ def test_a_remote_slice_that_comes_bit_by_bit(place: Place, kind: str, tmp_path:
     # Whole at last, it is looked at once more: it is too young, or it has changed.
     assert len(said) == 3
     assert re.search(r"s ago, so it may still|nothing tells when it changed|has changed", said[2])
+
+
+def test_a_file_on_a_web_server_that_grows(tmp_path: Path, web: WebServer) -> None:
+    """What a server tells of it, its size perhaps, is all that tells whether it changes."""
+    (tmp_path / "slices").mkdir()
+    name, _ = write(tmp_path / "slices", "NetCDF-4")
+    path = tmp_path / "slices" / name
+    data, expected = path.read_bytes(), cube_of(path)
+    path.write_bytes(data[:5000])
+
+    def go_on(i: int) -> None:
+        if i == 1:
+            path.write_bytes(data)
+
+    with on_waiting(go_on) as said:
+        assert cube_of(f"{web.url}/{name}", slice_polling={"interval": 0.01}) == expected
+    assert "nothing tells when it changed, so it may still be being written" in said[0]
+    assert "no dataset" in said[1]
+    assert f"it has changed from 5000 to {len(data)} bytes since the last look" in said[2]
+    assert len(said) == 3
+
+
+def test_a_web_server_that_tells_nothing_of_a_file(
+    tmp_path: Path, web: WebServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "slices").mkdir()
+    name, _ = write(tmp_path / "slices", "NetCDF-4")
+    web.lengths = False
+    cube_of(f"{web.url}/{name}", slice_polling={"interval": 0.01}, temp_dir=str(tmp_path / "temp"))
+    assert f"slice {web.url}/{name}: whether it is still being written cannot be told: it has no size" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["NetCDF-4", "3", "zip of 3"])

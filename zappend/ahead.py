@@ -43,7 +43,13 @@ class SliceOpener:
 
     def __init__(self, items: Iterable[Any], settings: Settings, context: ContextMaker | None = None) -> None:
         threads = settings.threads or os.cpu_count() or 1
-        goes_ahead = threads > 1 and settings.polling is None and settings.slice_source is None
+        engine = settings.slice_engine or settings.open_kwargs.get("engine")
+        goes_ahead = (
+            threads > 1
+            and settings.polling is None
+            and settings.slice_source is None
+            and engine in (None, "h5netcdf")  # of others nobody knows what threads may do
+        )
         self._items: Sequence[Any] = items if goes_ahead and isinstance(items, (list, tuple)) else ()
         self._settings = settings
         self._context = context

@@ -81,6 +81,8 @@ def _look(
                 raise location.not_yet("its chunks cannot be counted", error) from cause_of(error)
         if stamp is not None and location.stamp().state != stamp.state:
             raise location.not_yet("it is still being written: it has changed while it was opened")
+        if stamp is not None and not stamp.state:
+            log.warning("slice %s: whether it is still being written cannot be told: it has no size", location.name)
         rest = stack.pop_all()
         if isinstance(location, LocalLocation):
             return opened.dataset

@@ -232,12 +232,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slice_engine
         Engine by which xarray opens slices; by default found out from the slice.
     slice_storage_options
-        Options of the file system of slices that are URLs.
+        Options of the file system of slices that are URLs; of a chained URL, each under its protocol, such as ``s3``.
     open_kwargs
-        Further arguments of `xarray.open_dataset` for slices, such as ``group``.
+        Further arguments of `xarray.open_dataset` for slices, such as ``group``. Slices are not decoded, unless
+        ``decode_cf`` or another argument asks for it.
     slice_polling
-        Wait for a slice that is not there yet, cannot be opened yet, or is a Zarr folder with missing chunks: ``true``,
-        or how long as in `Polling`, of which either number may be left out. Only for slices that are given by path.
+        Wait for a slice that is not there yet, cannot be opened yet, is a Zarr folder with missing chunks, or still
+        changes: ``true``, or how long as in `Polling`, of which either number may be left out. What has changed within
+        an interval, or nobody knows when, is looked at twice. Only for slices that are given by path or URL.
     slice_missing_chunks
         What to do with a slice that is a Zarr folder with missing chunks, which read as the fill value: ``refuse`` it;
         or ``fill``, take it as it reads. Unset: take it with a warning, but under `slice_polling` refuse it. Under

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from zappend.polling import NotYet
@@ -91,6 +90,8 @@ def _seconds(moment: Any) -> float | None:
         try:
             moment = datetime.fromisoformat(moment)
         except ValueError:
+            from email.utils import parsedate_to_datetime
+
             try:
                 moment = parsedate_to_datetime(moment)
             except ValueError:
