@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ import fsspec
 import numpy as np
 import pytest
 import xarray as xr
-from commands import run
+from commands import run, run_process
 from s3server import ACCESS_DENIED, BUCKET, S3Server, every
 from test_slices import PATIENT, on_waiting, write_slice
 from webserver import WebServer
@@ -282,6 +283,21 @@ def test_a_cube_elsewhere_than_its_slices(tmp_path: Path, web: WebServer, s3: S3
     files = s3.objects("cube.zarr/")
     cube = cubes.open_mapping({key.removeprefix("cube.zarr/"): data for key, data in files.items()})
     xr.testing.assert_identical(cube, cubes.concatenated([cubes.packed(0), cubes.packed(2)]))
+
+
+def test_a_process_that_reads_from_a_network_ends_without_a_word(tmp_path: Path, web: WebServer, s3: S3Server) -> None:
+    """No connection is left to be complained of, and slices that fail leave none either."""
+    (tmp_path / "slices").mkdir()
+    source = write_slice(tmp_path / "slices")
+    for path in source.rglob("*"):
+        if path.is_file():
+            s3.put(f"in/{path.relative_to(source.parent)}", path.read_bytes())
+    (tmp_path / "c.json").write_text(json.dumps({"slice_storage_options": s3_options(s3)}))
+    for url, config in ((f"{web.url}/{source.name}", []), (f"s3://{BUCKET}/in/{source.name}", ["-c", "c.json"])):
+        shutil.rmtree(tmp_path / "cube", ignore_errors=True)
+        assert run_process("append", "-t", "cube", *config, url, cwd=tmp_path) == (0, "1 slice appended.\n", "")
+        failed = run_process("append", "-t", "cube", *config, f"{url}/none.nc", cwd=tmp_path)
+        assert failed == (1, "", f"Error: slice {url}/none.nc: there is no such file or folder\n")
 
 
 def test_a_netcdf_3_file_is_copied_first(tmp_path: Path) -> None:

@@ -26,8 +26,11 @@ PARAMETER = re.compile(
 OPEN_OPTIONS = frozenset(
     {"account_name", "endpoint", "endpoint_url", "fo", "host", "hostname", "host_name", "location", "project"}
     | {"protocol", "region", "region_name", "target_protocol"}
+    | {"acl", "addressing_style", "cache_storage", "cache_type", "compression", "default_acl", "default_cache_type"}
+    | {"encoding", "mode", "profile", "signature_version"}
 )
-"""Options that tell where something lies, not who asks for it: without them an error could not be understood."""
+"""Options that tell where something lies and how it is handled, not who asks for it: their values are words that errors
+need, such as ``default``."""
 
 SHORTEST = 4
 """Characters of a value from which on it is hidden: shorter ones are part of every other word."""
