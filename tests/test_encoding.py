@@ -702,6 +702,19 @@ def test_a_missing_value_is_not_invented(zarr_format: int) -> None:
         zappend.append(store, table(2).drop_vars("k"), missing_variables="fill")
 
 
+@pytest.mark.parametrize("step", [None, "any"])
+def test_labels_are_never_filled(step: Any) -> None:
+    """Not even where there is a missing value for them, and nothing else checks them."""
+    store: Store = {}
+    wanted = {"time": {"encoding": {"dtype": "float64", "units": "days since 2000-01-01", "fill_value": "NaN"}}}
+    options: dict[str, Any] = {"append_step": step, "slice_size": "any", "missing_variables": "fill"}
+    zappend.append(store, table(), variables=wanted, **options)
+    before = dict(store)
+    with pytest.raises(SliceError, match="its labels 'time' are missing, and labels are never filled"):
+        zappend.append(store, table(2).drop_vars("time"), **options)
+    assert store == before
+
+
 @pytest.mark.effect("included_variables", "excluded_variables")
 @formats
 def test_variables_can_be_left_out(zarr_format: int) -> None:

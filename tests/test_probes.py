@@ -289,7 +289,7 @@ PROBES: dict[str, Probe] = {
         raw_at(9999, "days since 2024-01-01", missing_value=9999),
         "is missing: it is NaN, NaT or the fill value",
     ),
-    "no labels": Probe(grid(0), grid(2).drop_vars(["time"]), "'time' is missing"),
+    "no labels": Probe(grid(0), grid(2).drop_vars(["time"]), "labels 'time' are missing"),
     "no append dimension": Probe(
         grid(0), grid(2).isel(time=0), "no dimension 'time' to append along", seen="xarray #9902"
     ),

@@ -33,7 +33,7 @@ SLICES: dict[str, tuple[Change, str]] = {
         lambda d: d.assign_coords(time=d.time.where([True, False])),
         "variable 'time': label 1 is missing: it is NaN, NaT or the fill value",
     ),
-    "no labels": (lambda d: d.drop_vars(["time"]), "variable 'time' is missing"),
+    "no labels": (lambda d: d.drop_vars(["time"]), "labels 'time' are missing"),
     "a wrong size": (lambda d: d.isel(time=slice(1)), "it has 1 labels along 'time', expected 2, as a chunk of 'a'"),
     "a missing variable": (lambda d: d.drop_vars("packed"), "variable 'packed' is missing"),
     "an extra variable": (lambda d: d.assign(extra=d.a), "variable 'extra' is not in the target"),

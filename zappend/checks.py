@@ -181,11 +181,13 @@ def _missing_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding],
     problems = []
     for name in missing:
         fills = dim not in cube.arrays[name].dims or missing_value(encodings[name]) is not None
-        if not fills:
+        if name == dim and dim in cube.arrays[name].dims:
+            problems.append(f"its labels {name!r} are missing, and labels are never filled: give the slice some")
+        elif not fills:
             problems.append(
                 f"variable {name!r} is missing, and cannot be filled: the target has no missing value for it"
             )
-        elif settings.missing_variables == "refuse" and (name == dim or dims_of(settings, name) is None):
+        elif settings.missing_variables == "refuse" and dims_of(settings, name) is None:
             problems.append(f"variable {name!r} is missing; missing_variables 'fill' fills it")
     return problems
 
