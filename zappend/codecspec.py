@@ -127,7 +127,7 @@ def _v2_codecs(name: str, dtype: np.dtype[Any], wanted: EncodingSettings) -> Jso
     compressor: Json | None = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
     if wanted.serializer not in (UNSET, None, "auto"):
         raise UsageError(f"setting variables.{name}.encoding.serializer: Zarr format 2 has none; use filters")
-    if wanted.compressors is not UNSET and wanted.compressors != "auto":
+    if not _is_open(wanted.compressors):
         given = _many(wanted.compressors)
         if len(given) > 1:
             raise UsageError(
@@ -177,7 +177,7 @@ def _v3_codecs(name: str, dtype: np.dtype[Any], wanted: EncodingSettings) -> tup
         serializer = {"name": "bytes"}  # a type of one byte or of bytes has no byte order
     else:
         serializer = {"name": "bytes", "configuration": {"endian": "little"}}
-    if wanted.compressors is not UNSET and wanted.compressors != "auto":
+    if not _is_open(wanted.compressors):
         compressors = [_v3_codec(codec, dtype, name, "compressors") for codec in _many(wanted.compressors)]
     elif variable:
         compressors = [{"name": "zstd", "configuration": {"level": 0, "checksum": False}}]
@@ -275,6 +275,11 @@ def _blosc(options: Json, dtype: np.dtype[Any]) -> Json:
 
 
 # What users write.
+
+
+def _is_open(compressors: Any) -> bool:
+    """Tell whether the default is to be chosen, which zappend 0.8 writes as an empty mapping, and zarr as "auto"."""
+    return compressors is UNSET or (isinstance(compressors, (str, dict)) and compressors in ("auto", {}))
 
 
 def _many(codecs: Any) -> list[Any]:
