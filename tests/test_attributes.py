@@ -406,6 +406,15 @@ def test_a_reference_to_what_is_not_there_is_refused() -> None:
     assert cubes.open_mapping(target).a.attrs.get("grid_mapping", "crs") == "crs"
 
 
+def test_units_that_are_said_to_be_others_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Which are wrong, those of the slice or of the settings, nobody else can know."""
+    new = xr.Dataset({"a": ("time", [1.0], {"units": "K"})}, {"time": [np.datetime64("2026-01-01", "ns")]})
+    for units, warns in (("degC", True), ("K", False)):
+        caplog.clear()
+        zappend.append({}, new, variables={"a": {"attrs": {"units": units}}})
+        assert ("has the units 'K', and setting variables.a.attrs.units says 'degC'" in caplog.text) == warns
+
+
 def test_units_that_differ_from_those_of_the_cube_are_refused() -> None:
     target: dict[str, bytes] = {}
     zappend.append(target, cubes.small(0))

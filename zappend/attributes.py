@@ -222,6 +222,17 @@ def described(new: Slice, settings: Settings) -> Slice:
     variables = dict(new.variables)
     for name, variable in new.variables.items():
         if attrs := variable_attrs(settings, variable, new.variables):
+            ours, theirs = variable.attrs.get("units"), attrs.get("units")
+            if ours is not None and theirs is not None and ours != theirs:
+                log.warning(
+                    "slice %s: variable %r has the units %r, and setting variables.%s.attrs.units says %r; "
+                    "values are not converted",
+                    new.name,
+                    name,
+                    ours,
+                    name,
+                    theirs,
+                )
             variables[name] = replace(variable, attrs={**variable.attrs, **attrs})
     return replace(new, variables=variables)
 
