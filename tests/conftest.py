@@ -215,6 +215,19 @@ def _rewrite(txn: Transaction) -> None:
     txn[".zmetadata"] = b"new summary"
 
 
+def _move(txn: Transaction) -> None:
+    """Take the first of three chunks out, and let the others move up; what is done twice is done once."""
+    if txn[".zmetadata"] == b"new summary":
+        return
+    txn.log_ahead(["c/1"], ["a/0.0", "b/0", "d/0"], by_reference=True)
+    txn["c/2"] = b"written before it is moved"
+    txn.copy({"a/0.0": "a/1.0", "b/0": "none/0", "c/0": "c/2", "c/1": "c/2", "d/0": "a/1.0"})
+    del txn["a/1.0"]
+    txn["c/2"] = b"written after it was moved"
+    txn["a/.zarray"] = b"shorter array"
+    txn[".zmetadata"] = b"new summary"
+
+
 _REWRITTEN = {
     ".zgroup": b"group",
     ".zattrs": b"attributes",
@@ -223,6 +236,19 @@ _REWRITTEN = {
     "a/0.0": b"staged too" * 9,
     "a/c/0": b"staged again" * 9,
     "b/.zarray": b"emptied",
+}
+
+_MOVED = {
+    ".zgroup": b"group",
+    ".zattrs": b"attributes",
+    ".zmetadata": b"new summary",
+    "a/.zarray": b"shorter array",
+    "a/0.0": b"1" * 50,
+    "b/.zarray": b"other array",
+    "c/0": b"written before it is moved",
+    "c/1": b"written before it is moved",
+    "c/2": b"written after it was moved",
+    "d/0": b"1" * 50,
 }
 
 SCENARIOS = [
@@ -260,6 +286,8 @@ SCENARIOS = [
         _overwrite,
         {**{key: value for key, value in CUBE.items() if key != "b/0"}, "a/0.0": b"second", "a/1.0": b""},
     ),
+    Scenario("move", CUBE, _move, _MOVED),
+    Scenario("move with several log parts", CUBE, _move, _MOVED, max_body=20),
     Scenario("rewrite", CUBE, _rewrite, _REWRITTEN),
     Scenario("rewrite with several log parts", CUBE, _rewrite, _REWRITTEN, max_body=100),
 ]

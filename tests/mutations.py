@@ -100,6 +100,44 @@ LOCAL = [
         ("test_txn_order.py::test_second_transaction_on_one_storage",),
     ),
     Mutation(
+        "second names of originals not synced",
+        "local",
+        "            self.place._changed(self.place._path(name))\n",
+        "",
+        "The head may name an original that is lost.",
+        (RULES,),
+    ),
+    Mutation(
+        "originals synced with the head that names them",
+        "log",
+        """            if _critical(first):
+                self._place.sync()  # what a head names is there when it is
+""",
+        "",
+        "The head may name an original that is lost, though nothing has changed.",
+        (f"{RULES}[move-full]",),
+    ),
+    Mutation(
+        "originals kept by name not restored",
+        "replay",
+        "    storage.restore(log.references, log.txn)\n",
+        "",
+        "What was moved or overwritten stays lost.",
+        (f"{KILLS}[move-folder-rollback]", KILLS),
+    ),
+    Mutation(
+        "a lost original passed over",
+        "log",
+        """            if name not in there:
+                raise LogDamaged(f"log object {name!r} is missing")
+""",
+        """            if name not in there:
+                pass
+""",
+        "Recovery fails half-way, or leaves a key as it is.",
+        ("test_txn_damage.py::test_an_original_that_is_lost",),
+    ),
+    Mutation(
         "renamed before it is synced",
         "local",
         """        temp = self._write_temp(path, value, txn)
@@ -421,11 +459,11 @@ STORE = [
     Mutation(
         "chunk written before it is logged",
         "store",
-        """                    self._remember(chunks)
-                    self._storage.put_many(chunks, self._log.txn)
+        """                self._remember(chunks)
+                self._storage.put_many(chunks, self._log.txn)
 """,
-        """                    self._storage.put_many(chunks, self._log.txn)
-                    self._remember(chunks)
+        """                self._storage.put_many(chunks, self._log.txn)
+                self._remember(chunks)
 """,
         "The original is gone when it is logged.",
         (f"{RULES}[overwrite-full]", "test_txn_mapping.py::test_rollback_leaves_every_byte"),
@@ -441,12 +479,12 @@ STORE = [
     Mutation(
         "keys marked before their group is logged",
         "store",
-        """            self._log.add(self._pre_images(new, changed, known), folders)
+        """            self._log.add(records, folders)
             self._folders.update(folders)
             self._logged.update(keys)
 """,
         """            self._logged.update(keys)
-            self._log.add(self._pre_images(new, changed, known), folders)
+            self._log.add(records, folders)
             self._folders.update(folders)
 """,
         "A thread writes a key whose original another thread is still logging.",
@@ -463,8 +501,8 @@ STORE = [
     Mutation(
         "document not held back",
         "store",
-        "                    if is_document(key):\n                        self._document(key)\n",
-        "                    if False:\n                        self._document(key)\n",
+        "                if is_document(key):\n                    self._document(key)\n",
+        "                if False:\n                    self._document(key)\n",
         "Readers see a new shape before the commit.",
         (HELD_BACK,),
     ),
@@ -479,8 +517,8 @@ STORE = [
     Mutation(
         "chunk under a deleted key not staged",
         "store",
-        "                    elif self._is_gone(key):\n                        self._stage",
-        "                    elif False:\n                        self._stage",
+        "                elif self._is_gone(key):\n                    self._stage",
+        "                elif False:\n                    self._stage",
         "Readers decode new bytes by the old document.",
         (HELD_BACK,),
     ),
@@ -514,7 +552,7 @@ STORE = [
     Mutation(
         "failed write forgotten",
         "store",
-        "                self._failure = self._failure or error\n",
+        "            self._failure = self._failure or error\n",
         "",
         "A transaction commits although one of its chunks was not written.",
         ("test_txn_faults.py::test_failing_write_that_is_swallowed_dooms_the_transaction",),

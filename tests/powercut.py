@@ -248,12 +248,12 @@ class Disk:
 
     def _apply_to_names(self, event: Event, folder: _Folder, entry: str) -> None:
         above, source = self._entry(event.source)
-        assert above is folder, "no file goes from one folder to another"
-        node = folder.now[source]
+        node = above.now[source]
         assert isinstance(node, _File), event
         if event.name == "link":
             self._change(_Change(folder, {entry: node}))
         else:
+            assert above is folder, "no file goes from one folder to another"
             self._change(_Change(folder, {source: None, entry: node}, node if entry in folder.now else None))
 
     def _change(self, change: _Change) -> None:

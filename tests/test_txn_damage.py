@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import msgpack
 import pytest
-from conftest import CUBE, Case, DictCase, small_log_objects
+from conftest import CUBE, Case, DictCase, FolderCase, run, small_log_objects
 from faultlab import restore
 from test_txn_log import check_refused, log_of, set_object, wreck
 
 from zappend.errors import LogDamaged, LogVersionError, TransactionError
-from zappend.txn import rollback
+from zappend.testing import Faults, Killed
+from zappend.txn import Transaction, rollback
 from zappend.txn.record import DIGEST_SIZE, HEADER, MAGIC, digest
 
 Objects = dict[str, bytes]
@@ -253,3 +254,27 @@ def test_what_has_no_name_of_a_log_object_stays(place: Case, decided: bool) -> N
     set_object(place, "undo.bak", objects["undo"])
     assert rollback(place.target()).outcome == OUTCOMES[decided]
     assert log_of(place) == {"undo.bak": objects["undo"]}
+
+
+def test_an_original_that_is_lost(folder: FolderCase) -> None:
+    """Nothing is restored then, neither it nor the others."""
+    cube = {"a/0": b"zero", "a/1": b"one", "a/2": b"two"}
+
+    def move(txn: Transaction) -> None:
+        txn.log_ahead((), ["a/0", "a/1"], by_reference=True)
+        txn.copy({"a/0": "a/1", "a/1": "a/2"})
+
+    folder.reset(cube)
+    faults = Faults()
+    assert run(folder, move, faults) is None
+    decision = next(n for n, call in enumerate(faults.calls, 1) if call.path.endswith("/decision"))
+    folder.reset(cube)
+    assert isinstance(run(folder, move, Faults(decision, lasting=True)), Killed)
+    folder.bury()
+    first, *_ = sorted(folder.place.glob("original-*"))
+    first.unlink()
+    before = folder.cube(), log_of(folder)
+    with pytest.raises(LogDamaged, match=f"'{first.name}' is missing"):
+        rollback(folder.target())
+    assert (folder.cube(), log_of(folder)) == before
+    assert folder.cube() != cube

@@ -78,6 +78,7 @@ class Watcher(Faults):
             self.rule(not self.unsynced_target(), "all of the target is durable before the log goes")
         elif call.path == f"{self.place}/undo":
             self.rule(not self.unsynced_objects("undo-"), "a part is durable before the head that counts it")
+            self.rule(not self.unsynced_objects("original-"), "an original is durable before the head that names it")
         elif call.path == f"{self.place}/decision" and call.name == "link":
             self.rule(not self.unsynced_target(), "chunks are durable before the decision")
             self.rule(not self.unsynced_objects(""), "what the decision counts is durable before it")

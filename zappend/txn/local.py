@@ -28,6 +28,8 @@ T = TypeVar("T")
 NOT_THERE = (FileNotFoundError, NotADirectoryError)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What file systems without hard links answer."""
+CANNOT_LINK = (*NO_LINKS, errno.EXDEV, errno.EMLINK, errno.EACCES)
+"""What answers also where this file cannot have one more."""
 
 LONGEST_NAME = 255
 SMALL_FILE = 2**14
@@ -255,6 +257,52 @@ class LocalStorage(FolderArea, Storage):
 
     def replace_many(self, documents: Iterable[tuple[str, bytes | None, bytes]], txn: str) -> None:
         self._side_by_side(lambda document: self.replace(*document, txn), list(documents))
+
+    def keep_originals(self, names: Mapping[str, str]) -> dict[str, bool] | None:
+        kept = {}
+        for key, name in names.items():
+            try:
+                self._files.link(self._path(key), self.place._path(name))
+            except OSError as error:
+                if _is_absence(error):
+                    kept[key] = False
+                    continue
+                if error.errno in CANNOT_LINK:
+                    return None
+                raise
+            kept[key] = True
+            self.place._changed(self.place._path(name))
+        return kept
+
+    def restore(self, names: Mapping[str, str], txn: str) -> None:
+        for key, name in names.items():
+            self._link(self.place._path(name), key, txn)
+
+    def copy_many(self, sources: Mapping[str, str], txn: str) -> None:
+        for key, source in sources.items():
+            try:
+                self._link(self._path(source), key, txn)
+            except OSError as error:
+                if error.errno not in CANNOT_LINK:
+                    raise
+                super().copy_many({key: source}, txn)
+
+    def _link(self, source: str, key: str, txn: str) -> None:
+        """Give the file `source` the name of `key`, too, in the place of the file that has it."""
+        path = self._path(key)
+        temp = _temp_path(path, txn)
+        try:
+            self._files.link(source, temp)
+        except FileExistsError:
+            self._files.unlink(temp)  # of a recovery that was killed
+            self._files.link(source, temp)
+        except FileNotFoundError:
+            self._make_folder(os.path.dirname(path))
+            self._files.link(source, temp)
+        self._files.rename(temp, path)
+        self._changed(path)
+        if os.path.lexists(temp):  # two names of one file are not renamed
+            self._files.unlink(temp)
 
     def end_threads(self) -> None:
         self._threads.end()

@@ -6,6 +6,7 @@ All lie in the place of the target (``zappend.txn.record`` has their bytes)::
     undo-<txn>-<n>        further pre-images; they count only as far as the head says (`parts`, hash of the `last`)
     decision              the commit; it counts only beside a head of the same transaction
     redo-<txn>-<n>        what the decision does not hold itself; they count only as far as the decision says
+    original-<txn>-<n>    what a key held, kept without reading it; it counts where a record names it
 
 Before any key changes, its pre-image is in an object that counts. A part is written before the head or decision that
 counts it, and names the hash of the part before it, so that one hash vouches for all. The head goes first when the
@@ -20,17 +21,18 @@ from itertools import chain
 from typing import Any
 
 from zappend.errors import LogDamaged
-from zappend.txn.record import MAX_BODY, digest, pack, pack_named, unpack, unpack_named
+from zappend.txn.record import MAX_BODY, REFERENCES, digest, pack, pack_named, unpack, unpack_named
 from zappend.txn.storage import TEMP_PREFIX, Area
 
 __all__ = ["DECISION", "HEAD", "Document", "Log", "PreImage", "Redo", "sweep"]
 
 HEAD = "undo"
 DECISION = "decision"
-SWEPT = (f"{HEAD}-", "redo-", f"{DECISION}-", TEMP_PREFIX)
+ORIGINAL = "original"
+SWEPT = (f"{HEAD}-", "redo-", f"{DECISION}-", f"{ORIGINAL}-", TEMP_PREFIX)
 
-PreImage = tuple[str, bytes | None]
-"""A key and what it held; ``None``: it was absent."""
+PreImage = tuple[str, bytes | str | None]
+"""A key and what it held; text is the name of the object in the place that holds it; ``None``: it was absent."""
 
 Document = tuple[str, bytes | None, bytes]
 """A metadata document: its key, what the transaction found there, and what it is to become."""
@@ -83,6 +85,8 @@ class Log:
     ----------
     absent, changed
         Of a log that was found: keys that are to be absent again, and keys that are to have their originals again.
+    references
+        Of a log that was found: of the latter, those whose originals are objects of their own, and their names.
     folders
         Folders that the transaction made.
     """
@@ -96,10 +100,12 @@ class Log:
         self._inline: tuple[Sequence[PreImage], Sequence[str]] = ((), ())
         self._undo = _Chain()
         self._redo = _Chain()
+        self._originals = 0
         self._attempted = False
         self._decision: Redo | None = None
         self.absent: list[str] = []
         self.changed: list[str] = []
+        self.references: dict[str, str] = {}
         self.folders: list[str] = []
 
     # Writing, in the order of a transaction.
@@ -115,6 +121,8 @@ class Log:
         first, second = next(batches, []), next(batches, None)
         if not self.hot and second is None:
             self._inline = first, folders
+            if _critical(first):
+                self._place.sync()  # what a head names is there when it is
         else:
             rest = chain([] if second is None else [second], batches)
             for group in chain([self._inline, (first, folders)], ((batch, ()) for batch in rest)):
@@ -125,6 +133,7 @@ class Log:
         head, name = pack_named(
             HEAD,
             self.txn,
+            critical=_critical(self._inline[0]),
             parts=self._undo.parts,
             last=self._undo.last,
             fingerprint=self._fingerprint,
@@ -207,6 +216,9 @@ class Log:
                 log.folders += folders
                 for key, value in records:
                     (log.absent if value is None else log.changed).append(key)
+                    if isinstance(value, str):
+                        log.references[key] = value
+            log._check_references()
             data = place.get(DECISION)
             if data is not None and (body := unpack(DECISION, data, DECISION))["txn"] == log.txn:
                 if body["head"] != log._head:
@@ -225,7 +237,18 @@ class Log:
         """Iterate over what the keys `changed` held, an object of the log at a time."""
         if self.changed:
             for records, _ in self._undo_groups():
-                yield {key: value for key, value in records if value is not None}
+                yield {key: value for key, value in records if isinstance(value, bytes)}
+
+    def reference(self) -> str:
+        """Return a name, not yet used, for an object of the place that holds what a key held."""
+        self._originals += 1
+        return f"{ORIGINAL}-{self.txn}-{self._originals:08d}"
+
+    def _check_references(self) -> None:
+        there = set(self._place.keys()) if self.references else set()
+        for name in self.references.values():
+            if name not in there:
+                raise LogDamaged(f"log object {name!r} is missing")
 
     def _undo_groups(self) -> Iterator[tuple[Sequence[PreImage], Sequence[str]]]:
         yield self._inline
@@ -249,7 +272,8 @@ class Log:
         return self._fingerprint
 
     def _write_part(self, kind: str, run: _Chain, **fields: object) -> tuple[str, _Chain]:
-        data, name = pack_named(f"{kind}-part", self.txn, seq=run.parts, previous=run.last, **fields)
+        critical = _critical(fields.get("records", ()))
+        data, name = pack_named(f"{kind}-part", self.txn, critical=critical, seq=run.parts, previous=run.last, **fields)
         key = self._part_key(kind, run.parts)
         self._place.put(key, data, self.txn)
         return key, _Chain(run.parts + 1, name)
@@ -290,6 +314,10 @@ def sweep(place: Area) -> None:
     elif found:
         place.harden()  # that the head is gone may not be durable yet, and it must not come back alone
     place.delete_many(found, "")
+
+
+def _critical(records: Any) -> list[str]:
+    return [REFERENCES] if any(isinstance(value, str) for _, value in records) else []
 
 
 def _batches(records: Iterable[PreImage]) -> Iterator[list[PreImage]]:

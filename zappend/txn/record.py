@@ -13,7 +13,7 @@ This layout stays for all versions, so damage can always be told from a newer ve
 
     kind      "undo" | "undo-part" | "redo-part" | "decision"; in object stores also "lock"
     txn       id of the transaction, 32 hexadecimal digits
-    critical  names of features without which a reader would do the wrong thing; this version knows none
+    critical  names of features without which a reader would do the wrong thing; this version knows ``references``
 
 and, by kind (see ``zappend.txn.log`` for what they mean)
 
@@ -23,26 +23,29 @@ and, by kind (see ``zappend.txn.log`` for what they mean)
     decision   parts, last, head, documents, staged, gone, gone_prefixes
     lock       owner, nonce, beat, lease, state, objects, settled, released (see ``zappend.txn.lockbody``)
 
-``records`` is a list of ``[key, bytes or nil]``: what the key held, nil for "was absent".
+``records`` is a list of ``[key, bytes or nil or text]``: what the key held, nil for "was absent"; text is the name of
+an object beside the log that holds it, which makes the feature ``references`` critical.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import msgpack
 
 from zappend.errors import LogDamaged, LogVersionError
 
-__all__ = ["MAX_BODY", "digest", "pack", "unpack"]
+__all__ = ["MAX_BODY", "REFERENCES", "digest", "pack", "unpack"]
 
 MAGIC = b"\x8azapp\r\n\x1a"
 MAJOR, MINOR = 1, 0
 HEADER = struct.Struct(">8sHHQ")
 DIGEST_SIZE = hashlib.sha256().digest_size
-KNOWN_CRITICAL: frozenset[str] = frozenset()
+REFERENCES = "references"
+KNOWN_CRITICAL: frozenset[str] = frozenset({REFERENCES})
 
 MAX_BODY = 32 * 2**20
 """Aimed-at upper bound of a body in bytes; only an object with a single longer value exceeds it."""
@@ -58,9 +61,9 @@ def pack(kind: str, txn: str, **fields: Any) -> bytes:
     return pack_named(kind, txn, **fields)[0]
 
 
-def pack_named(kind: str, txn: str, **fields: Any) -> tuple[bytes, bytes]:
+def pack_named(kind: str, txn: str, *, critical: Iterable[str] = (), **fields: Any) -> tuple[bytes, bytes]:
     """Return the frame of one log object, and its `digest`, worked out on the way."""
-    body: bytes = msgpack.packb({"kind": kind, "txn": txn, "critical": [], **fields}, use_bin_type=True)
+    body: bytes = msgpack.packb({"kind": kind, "txn": txn, "critical": list(critical), **fields}, use_bin_type=True)
     header = HEADER.pack(MAGIC, MAJOR, MINOR, len(body))
     checksum, name = _digests(header, body)
     return b"".join((header, body, checksum)), name

@@ -159,6 +159,7 @@ def _undo(storage: Storage, log: Log, dry_run: bool) -> Settlement:
     storage.delete_many(log.absent, log.txn)  # first, as it frees the space that restoring may need
     for originals in log.originals():
         storage.put_many(originals, log.txn)
+    storage.restore(log.references, log.txn)
     storage.remove_folders(log.folders)
     storage.sync()
     return done

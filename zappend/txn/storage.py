@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Literal, TypeVar
 
-from zappend.errors import TargetChanged
+from zappend.errors import TargetChanged, TargetError
 
 __all__ = [
     "DURABILITIES",
@@ -39,6 +39,9 @@ Value = bytes | bytearray | memoryview
 
 Durability = Literal["full", "process"]
 DURABILITIES: tuple[Durability, ...] = ("full", "process")
+
+COPIED_TOGETHER = 32
+"""Values that are read, and in memory, at once when they are copied."""
 
 PLACE_PREFIX = ".zappend/"
 TEMP_PREFIX = ".zappend-"
@@ -80,6 +83,11 @@ def changed_after_commit(name: str, key: str, now: bytes | None, old: bytes | No
 
 def _shape(value: bytes | None) -> str:
     return "absent" if value is None else f"{len(value)} bytes ({hashlib.sha256(value).hexdigest()[:8]})"
+
+
+def _batched(items: list[T], size: int) -> Iterator[list[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class Threads:
@@ -266,6 +274,33 @@ class Storage(Area):
             raise changed_after_commit(self.name, key, now, old, new)
         if now != new:
             self.put(key, new, txn)
+
+    def keep_originals(self, names: Mapping[str, str]) -> dict[str, bool] | None:
+        """Keep what keys hold under these names in the place, without reading it; durable after its next `sync`.
+
+        Returns
+        -------
+        kept
+            For each key whether it is there; ``None`` if this storage, or its file system, cannot do so.
+        """
+        return None
+
+    def restore(self, names: Mapping[str, str], txn: str) -> None:
+        """Give keys what `keep_originals` kept under these names, which stays there."""
+        if names:
+            raise NotImplementedError(f"{self.name} keeps no originals")
+
+    def copy_many(self, sources: Mapping[str, str], txn: str) -> None:
+        """Give each key what another one holds, one after the other; without reading it, where that can be done.
+
+        No key is a source after it was written to, and all sources are there.
+        """
+        for some in _batched(list(sources.items()), COPIED_TOGETHER):
+            found = self.get_many(source for _, source in some)
+            values = {key: found[source] for key, source in some}
+            if lost := [source for key, source in some if values[key] is None]:
+                raise TargetError(f"{lost[0]!r} of {self.name} was removed by others during the transaction")
+            self.put_many({key: value for key, value in values.items() if value is not None}, txn)
 
     def expect_absent(self, keys: Iterable[str]) -> None:
         """Take `keys`, which no reader can see, for absent, without a look."""

@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 from zappend.errors import TransactionClosed
@@ -207,8 +207,34 @@ class TransactionStore(MutableMapping[str, bytes]):
                 del self._gone_prefixes[inner]
             self._gone_prefixes[prefix] = None
 
+    def copy(self, sources: Mapping[str, str]) -> None:
+        """Give each key what another one holds, which is not read where the storage can do without.
+
+        Parameters
+        ----------
+        sources
+            For each key to be written where its value comes from; both are chunks. They are copied in this order, and
+            none is a source after it was written to. A key whose source is not there is deleted, if it is there.
+        """
+        lacking = [key for key, source in sources.items() if not self._is_there(check_key(source))]
+        there = {check_key(key): source for key, source in sources.items() if key not in lacking}
+        plain = {k: s for k, s in there.items() if not (self._is_overlaid(k) or self._is_overlaid(s))}
+        if len(plain) < len(there) or any(map(is_document, (*there, *there.values()))):
+            raise ValueError("only chunks that this transaction has not deleted can be copied")
+        with self._writing({*there, *there.values()}), self._dooming():
+            self._remember(there)
+            self._storage.copy_many(there, self._log.txn)
+        for key in lacking:
+            if self._is_there(key):
+                del self[key]
+
     def log_ahead(
-        self, new: Collection[str], changed: Collection[str] = (), known: Mapping[str, bytes | None] | None = None
+        self,
+        new: Collection[str],
+        changed: Collection[str] = (),
+        known: Mapping[str, bytes | None] | None = None,
+        *,
+        by_reference: bool = False,
     ) -> None:
         """Log the originals of all keys that are going to be written, in one object, however many they are.
 
@@ -221,6 +247,8 @@ class TransactionStore(MutableMapping[str, bytes]):
             Keys whose value is read and logged.
         known
             Values of some of these, ``None`` if not there, as this transaction has read them; they are not read again.
+        by_reference
+            Whether originals are kept as they are beside the log, where the storage can, and not read.
         """
         keys = dict.fromkeys(check_key(key) for key in (*new, *changed))
         with self._writing(keys):
@@ -234,26 +262,31 @@ class TransactionStore(MutableMapping[str, bytes]):
                 self._storage.expect_absent(documents)
                 self._flushing = True
             unseen = set(new).difference(changed)
-            self._lead(todo, [key for key in todo if key in unseen], known)
+            self._lead(todo, [key for key in todo if key in unseen], known, by_reference=by_reference)
 
     def _write(self, values: Mapping[str, Value]) -> None:
-        with self._writing(values):
-            try:
-                chunks = {}
-                for key, value in values.items():
-                    if is_document(key):
-                        self._document(key)
-                        self._held[key] = bytes(value)
-                    elif self._is_gone(key):
-                        self._stage(key, bytes(value))
-                    else:
-                        chunks[key] = value
-                if chunks:
-                    self._remember(chunks)
-                    self._storage.put_many(chunks, self._log.txn)
-            except BaseException as error:
-                self._failure = self._failure or error
-                raise
+        with self._writing(values), self._dooming():
+            chunks = {}
+            for key, value in values.items():
+                if is_document(key):
+                    self._document(key)
+                    self._held[key] = bytes(value)
+                elif self._is_gone(key):
+                    self._stage(key, bytes(value))
+                else:
+                    chunks[key] = value
+            if chunks:
+                self._remember(chunks)
+                self._storage.put_many(chunks, self._log.txn)
+
+    @contextmanager
+    def _dooming(self) -> Iterator[None]:
+        """Let the transaction fail with what is raised."""
+        try:
+            yield
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
 
     def _stage(self, key: str, value: bytes) -> None:
         with self._guard:
@@ -290,17 +323,29 @@ class TransactionStore(MutableMapping[str, bytes]):
             missing = [key for key in missing if key not in self._logged]
 
     def _lead(
-        self, keys: Collection[str], new: Collection[str] = (), known: Mapping[str, bytes | None] | None = None
+        self,
+        keys: Collection[str],
+        new: Collection[str] = (),
+        known: Mapping[str, bytes | None] | None = None,
+        *,
+        by_reference: bool = False,
     ) -> None:
         try:
             if keys:
-                self._flush(keys, new, known or {})
+                self._flush(keys, new, known or {}, by_reference=by_reference)
         finally:
             with self._guard:
                 self._flushing = False
                 self._guard.notify_all()
 
-    def _flush(self, keys: Collection[str], new: Collection[str], known: Mapping[str, bytes | None]) -> None:
+    def _flush(
+        self,
+        keys: Collection[str],
+        new: Collection[str],
+        known: Mapping[str, bytes | None],
+        *,
+        by_reference: bool = False,
+    ) -> None:
         try:
             if not self._log.hot:
                 self._log.fingerprint(self._root())
@@ -308,7 +353,9 @@ class TransactionStore(MutableMapping[str, bytes]):
             changed = [key for key in keys if key not in unseen]
             self._storage.expect_absent(new)
             folders = [f for f in self._storage.missing_folders(keys) if f not in self._folders]
-            self._log.add(self._pre_images(new, changed, known), folders)
+            kept = self._kept(changed) if by_reference else None
+            records = self._pre_images(new, changed, known) if kept is None else chain(zip(new, repeat(None)), kept)
+            self._log.add(records, folders)
             self._folders.update(folders)
             self._logged.update(keys)
         except BaseException as error:
@@ -327,6 +374,12 @@ class TransactionStore(MutableMapping[str, bytes]):
             if any(value is not None for value in root.values()):
                 break
         return root
+
+    def _kept(self, keys: Collection[str]) -> list[PreImage] | None:
+        """Return the originals of `keys` by reference; ``None`` if the storage keeps none."""
+        names = {key: self._log.reference() for key in keys}
+        kept = self._storage.keep_originals(names)
+        return None if kept is None else [(key, name if kept[key] else None) for key, name in names.items()]
 
     def _pre_images(
         self, new: Iterable[str], changed: Iterable[str], known: Mapping[str, bytes | None]
