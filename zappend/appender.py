@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from zappend.checks import fixed_problems, own_problems, refuse
 from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.consolidation import leftovers, switched
 from zappend.datatypes import Block
+from zappend.editplan import EditPlan
+from zappend.encoding import Encoding
 from zappend.errors import SliceError, TargetError, ZappendError
 from zappend.exact import EncodingError
 from zappend.expansion import expanded
@@ -37,6 +39,8 @@ from zappend.stores import is_remote, read_many
 from zappend.variables import select
 
 __all__ = ["Appender"]
+
+AnyPlan = TypeVar("AnyPlan", Plan, EditPlan)
 
 SMALL_BYTES = 2**17
 """Chunks that are not larger than this, before they are encoded, are encoded before a thread would begin with them."""
@@ -97,7 +101,7 @@ class Appender:
 
     # Planning: everything that is read of the cube is read here.
 
-    def plan(self, store: Mapping[str, bytes], new: Slice) -> Plan | None:
+    def plan(self, store: Mapping[str, bytes], new: Slice) -> Plan | EditPlan | None:
         """Return what appending `new` to the cube in `store` takes; ``None`` if it is in the cube and is skipped.
 
         Raises
@@ -105,20 +109,13 @@ class Appender:
         SliceError, TargetError, UsageError
             If the slice is refused, the target is no cube, or they do not fit. Nothing was written.
         """
-        new = expanded(new, self._settings)
-        if self._settings.fixed_dims:
-            refuse(new, fixed_problems(new.sizes, self._settings, "dataset"))
-        new = described(select(new, self._settings), self._settings)
+        new = self._prepared(new)
         cube = self._reader.read(store)
         if cube is None:
             self._check_empty()
             return self._fitting(plan_creation(new, self._settings))
         dim = self._settings.append_dim
-        constants = [
-            (array, _whole(array))
-            for name, array in cube.arrays.items()
-            if dim not in array.dims and name in new.variables and new.variables[name].shape == array.shape
-        ]
+        constants = self._constants(cube, new)
         last = [
             (array, (range(max(array.shape[0] - 2, 0), array.shape[0]),))
             for array in cube.arrays.values()
@@ -131,9 +128,7 @@ class Appender:
             return None
         refuse(new, own_problems(new, self._settings))
         before, cube = cube, switched(store, cube, self._settings.consolidated)
-        fit = self._fit
-        if fit is None or not fit.holds_for(cube, new):
-            fit = fit_to(cube, new, self._settings)
+        fit = self._fit_of(cube, new)
         blocks = self._arrays.read(store, regions, found)
         stored = {array.name: block for (array, _), block in zip(constants, blocks, strict=False)}
         tail = blocks[-1] if last else None
@@ -145,6 +140,28 @@ class Appender:
         self._reader.learn(plan.cube, plan.documents)
         self._fit = plan.fit
         return replace(plan, known={**known, **self._originals(store, plan, known)})
+
+    def _prepared(self, new: Slice) -> Slice:
+        """Return the slice as the settings want it: with the append dimension, without what they leave."""
+        new = expanded(new, self._settings)
+        if self._settings.fixed_dims:
+            refuse(new, fixed_problems(new.sizes, self._settings, "dataset"))
+        return described(select(new, self._settings), self._settings)
+
+    def _constants(self, cube: Cube, new: Slice) -> list[tuple[Array, Box]]:
+        """Return the arrays with which the slice is to be compared, since they do not have the append dimension."""
+        return [
+            (array, _whole(array))
+            for name, array in cube.arrays.items()
+            if self._settings.append_dim not in array.dims
+            and name in new.variables
+            and new.variables[name].shape == array.shape
+        ]
+
+    def _fit_of(self, cube: Cube, new: Slice) -> Fit:
+        """Return that slices with the structure of `new` fit the cube; else raise."""
+        fit = self._fit
+        return fit if fit is not None and fit.holds_for(cube, new) else fit_to(cube, new, self._settings)
 
     def _fitting(self, plan: Plan) -> Plan:
         if self._memory is not None:
@@ -263,7 +280,7 @@ class Appender:
         written = [size for size in sizes if size is not None]
         return len(written), sum(written)
 
-    def evaluate_attrs(self, plan: Plan, store: MutableMapping[str, bytes], view: Callable[[Any], Any]) -> Plan:
+    def evaluate_attrs(self, plan: AnyPlan, store: MutableMapping[str, bytes], view: Callable[[Any], Any]) -> AnyPlan:
         """Write the attributes that expressions compute, which see the cube as `plan` was carried out.
 
         Parameters
@@ -287,7 +304,8 @@ class Appender:
         """
         if not self._templates:
             return plan
-        plan, carried_out = plan.with_attrs(evaluated(self._templates, view(store), plan.cube)), plan
+        carried_out = plan
+        plan = plan.with_attrs(evaluated(self._templates, view(store), plan.cube))
         if plan is not carried_out:
             store.update({key: data for key, data in plan.documents.items() if data != carried_out.documents.get(key)})
             if not plan.creates:
@@ -334,15 +352,18 @@ class Appender:
 
     def _stored(self, job: Job, new: Slice) -> Block:
         """Return the values of a chunk as they are to be stored."""
-        write, name = job.write, job.write.array.name
-        if write.stored is not None:
+        if job.write.stored is not None:
             return job.values
+        starts = [part.start for part in job.chunk.in_slice]
+        return self._to_stored(new, job.write.array.name, job.values, job.write.encoding, starts)
+
+    def _to_stored(self, new: Slice, name: str, values: Block, encoding: Encoding, starts: Iterable[int]) -> Block:
+        """Return a part of a variable of the slice, which begins at `starts`, as it is to be stored."""
         try:
             on_overflow = "error" if name in new.coords else self._settings.on_overflow
-            return to_stored(job.values, new.variables[name].source, write.encoding, on_overflow)
+            return to_stored(values, new.variables[name].source, encoding, on_overflow)
         except EncodingError as error:
-            where = error.shifted(part.start for part in job.chunk.in_slice)
-            raise SliceError(f"slice {new.name}: variable {name!r}: {where}") from error
+            raise SliceError(f"slice {new.name}: variable {name!r}: {error.shifted(starts)}") from error
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from zappend.expressions import Expression
 
-__all__ = ["Template", "described", "evaluated", "fixed_attrs", "templates"]
+__all__ = ["Template", "attrs_after", "described", "evaluated", "fixed_attrs", "templates"]
 
 OPEN, CLOSE = "{{", "}}"
 
@@ -99,6 +99,21 @@ def fixed_attrs(settings: Settings) -> Json:
         for name, value in settings.attrs.items()
         if not (settings.permit_eval and _has_expression(value))
     }
+
+
+def attrs_after(attrs: Json, new: Slice | None, settings: Settings) -> Json:
+    """Return what becomes of the attributes `attrs` of a cube with a slice, or with an edit that has none.
+
+    Raises
+    ------
+    UsageError
+        If the settings give one a value that JSON has not.
+    """
+    if not settings.attrs and settings.attrs_update_mode not in ("replace", "update"):
+        return attrs
+    kept = attrs if settings.attrs_update_mode != "replace" or new is None else {}
+    own = new.attrs if settings.attrs_update_mode in ("replace", "update") and new is not None else {}
+    return {**kept, **own, **fixed_attrs(settings)}
 
 
 def templates(settings: Settings) -> tuple[Template, ...]:

@@ -21,7 +21,7 @@ from zappend.version import __version__
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from zappend.api import AppendResult, Settlement
+    from zappend.api import AppendResult, Cut, Settlement
 
 __all__ = ["main"]
 
@@ -70,7 +70,15 @@ def cli() -> None:
     "--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, P1M, 0.5, +, - or any."
 )
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of a new cube.  [default: 2]")
-@click.option("--if-exists", type=click.Choice(["error", "skip"]), help="For slices already in.  [default: error]")
+@click.option(
+    "--if-exists", type=click.Choice(["error", "skip", "replace"]), help="For slices already in.  [default: error]"
+)
+@click.option(
+    "--if-earlier",
+    type=click.Choice(["error", "insert"]),
+    help="For slices that do not come after the last label.  [default: error]",
+)
+@click.option("--keep-last", metavar="N|DURATION", help="Delete labels that are not among the last N, or older: 30d.")
 @click.option("--included-variables", multiple=True, metavar="PATTERN", help="Variables to take.  [default: all]")
 @click.option("--excluded-variables", multiple=True, metavar="PATTERN", help="Variables to leave.  [default: none]")
 @click.option(
@@ -148,6 +156,157 @@ def append(
         with _progress(given, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
             result = append(target, items, all_configs, **settings)
         _tell_appended(result)
+
+
+def _editing(command: Any) -> Any:
+    """Give a command the options of all that edit a cube."""
+    options = (
+        configs,
+        assigned,
+        storage_options,
+        click.option("--group", metavar="PATH", help="Where in the target the cube lies.  [default: it is the cube]"),
+        click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]"),
+        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads that encode and write."),
+        click.option(
+            "--lock-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait for another writer."
+        ),
+        click.option(
+            "--durability",
+            type=click.Choice(["full", "process"]),
+            help="Survive a power cut, or only a kill.  [default: full]",
+        ),
+        click.option("--dry-run", is_flag=True, default=None, help="Check everything, tell the cost, change nothing."),
+        click.option("--traceback", is_flag=True, help="Show where in the program an error came from."),
+        click.option("-v", "--verbose", is_flag=True, help="Tell more."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_target = click.option("-t", "--target", metavar="TARGET", help="The cube.  [default: target_dir]")
+_slice_size = click.option(
+    "--slice-size",
+    type=click.Choice(["chunk", "aligned", "any"]),
+    help="Labels of a slice: one chunk, whole chunks, or any number.  [default: chunk]",
+)
+_on_overflow = click.option(
+    "--on-overflow",
+    type=click.Choice(["error", "clip", "mask"]),
+    help="For numbers that the cube's type or packing cannot hold.  [default: error]",
+)
+
+
+@cli.command()
+@_target
+@click.option("--append-step", metavar="STEP|+|-|any", help="Expected from label to label of a slice.")
+@click.option(
+    "--if-exists", type=click.Choice(["error", "skip", "replace"]), help="For slices already in.  [default: error]"
+)
+@_slice_size
+@_on_overflow
+@_editing
+@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.argument("slices", nargs=-1, required=True)
+def insert(
+    target: str | None,
+    configs: tuple[str, ...],
+    assigned: tuple[str, ...],
+    slices: tuple[str, ...],
+    no_progress: bool,
+    traceback: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Put SLICES where they belong among the labels of a cube, in the order given, each one all or nothing."""
+    with _reported(traceback, verbose):
+        from zappend.api import insert
+        from zappend.config import assignment
+
+        with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
+            result = insert(target, items, [*configs, *map(assignment, assigned)], **settings)
+        _tell_appended(result, "inserted")
+
+
+@cli.command()
+@_target
+@_on_overflow
+@_editing
+@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.argument("slices", nargs=-1, required=True)
+def replace(
+    target: str | None,
+    configs: tuple[str, ...],
+    assigned: tuple[str, ...],
+    slices: tuple[str, ...],
+    no_progress: bool,
+    traceback: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Write SLICES over what the cube has under their labels, in the order given, each one all or nothing."""
+    with _reported(traceback, verbose):
+        from zappend.api import replace
+        from zappend.config import assignment
+
+        with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
+            result = replace(target, items, [*configs, *map(assignment, assigned)], **settings)
+        _tell_appended(result, "replaced")
+
+
+@cli.command()
+@click.option("--labels", multiple=True, metavar="LABEL", help="A label; of times a date is the whole day; many.")
+@click.option("--where", metavar="FIRST/LAST", help="An interval of labels, both ends in; .. for an open end.")
+@click.option("--index", multiple=True, metavar="N|N:M", help="Places, from the end if negative; many.")
+@_editing
+@click.argument("target")
+def delete(
+    target: str,
+    labels: tuple[str, ...],
+    where: str | None,
+    index: tuple[str, ...],
+    configs: tuple[str, ...],
+    assigned: tuple[str, ...],
+    traceback: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Delete labels of the cube at TARGET, with all that belongs to them, all or nothing."""
+    with _reported(traceback, verbose):
+        from zappend.api import delete
+        from zappend.config import assignment
+
+        _tell_cut(
+            delete(
+                target,
+                labels=list(labels) or None,
+                where=where,
+                index=list(index) or None,
+                config=[*configs, *map(assignment, assigned)],
+                **settings,
+            )
+        )
+
+
+@cli.command()
+@click.option("--last", required=True, metavar="N|DURATION", help="How many labels stay, or how old they may be: 30d.")
+@_editing
+@click.argument("target")
+def keep(
+    target: str,
+    last: str,
+    configs: tuple[str, ...],
+    assigned: tuple[str, ...],
+    traceback: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Delete all labels of the cube at TARGET but the last ones, all or nothing."""
+    with _reported(traceback, verbose):
+        from zappend.api import keep
+        from zappend.config import assignment
+
+        _tell_cut(keep(target, last, [*configs, *map(assignment, assigned)], **settings))
 
 
 @cli.command()
@@ -283,7 +442,7 @@ class _Tracked(tuple[str, ...]):
         return iter(self._progress.track(self[:], description="Appending"))
 
 
-def _tell_appended(result: AppendResult) -> None:
+def _tell_appended(result: AppendResult, done: str = "appended") -> None:
     if result.dry_run:
         for one in result.slices:
             click.echo(str(one))
@@ -293,8 +452,16 @@ def _tell_appended(result: AppendResult) -> None:
     skipped = len(result.slices) - int(result)
     would = " would be" if result.dry_run else ""
     click.echo(
-        f"{int(result)} slice{'' if result == 1 else 's'}{would} appended."
+        f"{int(result)} slice{'' if result == 1 else 's'}{would} {done}."
         + (f" {skipped} skipped: in the cube already." if skipped else "")
+    )
+
+
+def _tell_cut(cut: Cut) -> None:
+    would = "would be " if cut.dry_run else ""
+    click.echo(
+        f"{cut.labels} label{'' if cut.labels == 1 else 's'} {would}deleted, {cut.size} {would}left: "
+        f"{cut.moved} chunks moved, {cut.chunks} written again ({cut.bytes} bytes), {cut.removed} removed."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
 from zappend.errors import TargetError
 from zappend.settings import Settings
@@ -53,7 +53,7 @@ class DryRun(MutableMapping[str, bytes]):
         self._storage = storage
         self._gone = (prefix,) if force_new else ()
         self._written: dict[str, bytes] = {}
-        self._removed: set[str] = set()
+        self._origins: dict[str, str | None] = {}  # keys of the storage by what holds now what they held
         self._data: frozenset[str] = frozenset()
         self._sizes: dict[str, int] = {}
 
@@ -68,14 +68,17 @@ class DryRun(MutableMapping[str, bytes]):
 
     def __getitem__(self, key: str) -> bytes:
         value = self._written.get(key)
-        if value is None and not self._is_gone(key):
-            value = self._storage.get(key)
+        if value is None and (origin := self._origin(key)) is not None:
+            value = self._storage.get(origin)
         if value is None:
             raise KeyError(key)
         return value
 
-    def _is_gone(self, key: str) -> bool:
-        return key.startswith(self._gone) or key in self._removed
+    def _origin(self, key: str) -> str | None:
+        """Return the key of the storage that holds what `key`, if it was not written to, holds now."""
+        if key in self._origins:
+            return self._origins[key]
+        return None if key.startswith(self._gone) else key
 
     def __setitem__(self, key: str, value: bytes) -> None:
         self._sizes[key] = len(value)
@@ -84,15 +87,34 @@ class DryRun(MutableMapping[str, bytes]):
         else:
             self._written[key] = value
 
+    def __contains__(self, key: object) -> bool:
+        if key in self._written:
+            return True
+        origin = self._origin(str(key))
+        return origin is not None and self._storage.has(origin)
+
     def __delitem__(self, key: str) -> None:
         if key not in self:
             raise KeyError(key)
         self._written.pop(key, None)
-        self._removed.add(key)
+        self._origins[key] = None
+
+    def copy(self, sources: Mapping[str, str]) -> None:
+        """Give each key what another one holds, without reading it; one whose source is not there is deleted."""
+        for key, source in sources.items():
+            if key in self._data:
+                continue
+            if source in self._written:
+                self._written[key] = self._written[source]
+            else:
+                self._written.pop(key, None)
+                self._origins[key] = self._origin(source)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._written
-        yield from (k for k in self._storage.keys() if k not in self._written and not self._is_gone(k))
+        changed = self._written.keys() | self._origins.keys()
+        yield from (key for key in self._origins if key not in self._written and key in self)
+        yield from (k for k in self._storage.keys() if k not in changed and not k.startswith(self._gone))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -100,14 +122,14 @@ class DryRun(MutableMapping[str, bytes]):
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
         """Return the value of each of `keys`, ``None`` for one that is not there."""
         keys = list(keys)
-        unread = [key for key in keys if key not in self._written and not self._is_gone(key)]
-        found = self._storage.get_many(unread)
-        return {key: self._written.get(key, found.get(key)) for key in keys}
+        origins = {key: self._origin(key) for key in keys if key not in self._written}
+        found = self._storage.get_many(origin for origin in origins.values() if origin is not None)
+        return {key: self._written.get(key, found.get(origins.get(key) or "")) for key in keys}
 
     def children(self, prefix: str) -> Iterator[str]:
         """Iterate over the names directly below the folder `prefix`."""
         names = dict.fromkeys(key[len(prefix) :].partition("/")[0] for key in self._written if key.startswith(prefix))
         if not prefix.startswith(self._gone):
-            there = (name for name in self._storage.children(prefix) if prefix + name not in self._removed)
-            names.update(dict.fromkeys(there))
+            children = self._storage.children(prefix)
+            names.update(dict.fromkeys(name for name in children if self._origins.get(prefix + name, "") is not None))
         yield from names

@@ -12,7 +12,7 @@ from typing import Any
 
 from zappend.errors import TargetError
 from zappend.metadata import EMPTY, Json, ZarrFormat, dump, new_cube
-from zappend.stores import children_of, is_remote, read_many
+from zappend.stores import children_of, copy_many, is_remote, read_many
 
 __all__ = ["GroupMapping", "cube_in", "documents_above"]
 
@@ -46,6 +46,10 @@ class GroupMapping(MutableMapping[str, bytes]):
 
     def __delitem__(self, key: str) -> None:
         del self._store[self._prefix + key]
+
+    def copy(self, sources: Mapping[str, str]) -> None:
+        """Give each key what another one holds."""
+        copy_many(self._store, {self._prefix + key: self._prefix + source for key, source in sources.items()})
 
     def __iter__(self) -> Iterator[str]:
         return (key[len(self._prefix) :] for key in self._store if key.startswith(self._prefix))

@@ -13,7 +13,7 @@ from zappend.encoding import Encoding, show
 from zappend.kinds import is_missing
 from zappend.steps import Step, step_fault
 
-__all__ = ["check_labels", "label_faults"]
+__all__ = ["as_meant", "check_labels", "label_faults"]
 
 
 def label_faults(labels: Block, encoding: Encoding) -> list[str]:
@@ -39,7 +39,7 @@ def label_faults(labels: Block, encoding: Encoding) -> list[str]:
     if len(labels) == 1:
         return []
     faults = []
-    numbers = _as_meant(labels, encoding)
+    numbers = as_meant(labels, encoding)
     order = np.argsort(numbers, kind="stable")
     equal = numbers[order][1:] == numbers[order][:-1]
     if equal.any():
@@ -55,7 +55,7 @@ def label_faults(labels: Block, encoding: Encoding) -> list[str]:
     return faults
 
 
-def _as_meant(stored: Block, encoding: Encoding) -> Block:
+def as_meant(stored: Block, encoding: Encoding) -> Block:
     """Return stored numbers in the order of what they mean."""
     return stored if encoding.other_sign is None else stored.view(encoding.other_sign)
 
@@ -74,7 +74,7 @@ def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | No
     step
         What the user asks for.
     """
-    labels, tail = _as_meant(labels, encoding), _as_meant(tail, encoding)
+    labels, tail = as_meant(labels, encoding), as_meant(tail, encoding)
     joined = np.concatenate([tail[-1:], labels])
     scale = encoding.attrs.get("scale_factor")
     stored_sign = -1 if scale is not None and float(scale) < 0 else 1

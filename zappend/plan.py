@@ -15,7 +15,7 @@ from itertools import product
 
 from zappend.absent import created, filled
 from zappend.agreement import check_followed
-from zappend.attributes import described, fixed_attrs
+from zappend.attributes import attrs_after, described, fixed_attrs
 from zappend.checks import (
     compare_constants,
     following_labels,
@@ -300,10 +300,8 @@ def plan_append(
     _warn_of_shards(new, writes, size)
     arrays = {write.array.name: write.array for write in writes}
     grown = cube.with_arrays(arrays)
-    if settings.attrs or settings.attrs_update_mode in ("replace", "update"):
-        kept = cube.attrs if settings.attrs_update_mode != "replace" else {}
-        own = new.attrs if settings.attrs_update_mode in ("replace", "update") else {}
-        grown = grown.with_attrs({**kept, **own, **fixed_attrs(settings)})
+    if (attrs := attrs_after(cube.attrs, new, settings)) is not cube.attrs:
+        grown = grown.with_attrs(attrs)
     documents = grown.documents(arrays, attrs_changed=grown.attrs != cube.attrs)
     next_fit = Fit(grown, fit.structure, fit.size + size, encodings, equal)
     return Plan(False, fit.size, fit.size + size, new, tuple(writes), documents, grown, {}, next_fit)

@@ -198,7 +198,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fixed_dims
         Sizes that other dimensions must have, by name, in each slice and in the cube.
     if_exists
-        What to do with a slice whose labels are all in the cube: ``error``, or ``skip`` it.
+        What to do with a slice whose labels are all in the cube: ``error``; ``skip`` it; or ``replace`` what is there.
+    if_earlier
+        What to do with a slice that does not come after the last label: ``error``, or ``insert`` it where it belongs.
+    keep_last
+        Delete old labels with each slice that is appended, so that only the last ones stay: how many, or a duration,
+        such as ``30d``, for those that are less than that from the last one. A slice stays whole, and one that is
+        inserted or replaced deletes nothing.
     included_variables, excluded_variables
         Names of variables, or patterns such as ``sst_*``, of a slice: those to take, all by default, and of these
         those to leave.
@@ -290,7 +296,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     append_step: str | int | float | None = None
     expand_dims: bool | ExpandDims = False
     fixed_dims: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
-    if_exists: Literal["error", "skip"] = "error"
+    if_exists: Literal["error", "skip", "replace"] = "error"
+    if_earlier: Literal["error", "insert"] = "error"
+    keep_last: Annotated[int, msgspec.Meta(ge=1)] | str | None = None
     included_variables: list[str] = msgspec.field(default_factory=list)
     excluded_variables: list[str] = msgspec.field(default_factory=list)
     missing_variables: Literal["refuse", "fill"] = "refuse"

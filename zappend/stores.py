@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["children_of", "is_remote", "list_and_read", "read_many"]
+__all__ = ["children_of", "copy_many", "is_remote", "list_and_read", "read_many"]
 
 
 def is_remote(store: Mapping[str, bytes]) -> bool:
@@ -37,3 +37,15 @@ def list_and_read(store: Mapping[str, bytes], keys: Collection[str]) -> tuple[li
         listing = pool.submit(lambda: list(children_of(store, "")))
         found = read_many(store, keys)
         return listing.result(), found
+
+
+def copy_many(store: MutableMapping[str, bytes], sources: Mapping[str, str]) -> None:
+    """Give each key what another one holds, in this order; one whose source is not there is deleted."""
+    if hasattr(store, "get_many"):
+        store.copy(sources)  # type: ignore[attr-defined]
+        return
+    for key, source in sources.items():
+        if source in store:
+            store[key] = store[source]
+        else:
+            store.pop(key, None)
