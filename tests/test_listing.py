@@ -107,9 +107,12 @@ def test_what_cannot_be_listed_is_told_before_anything_is_done(
 
 def test_an_empty_list_is_no_error(folder: Path) -> None:
     (folder / "list.txt").write_text("# none today\n")
-    for given in ("@list.txt", "-"):
-        assert append(folder, given)[:2] == (0, "0 slices appended.\n")
+    for given, place in (("@list.txt", "@list.txt"), ("-", "standard input")):
+        assert append(folder, given) == (0, "0 slices appended.\n", f"WARNING: {place} names no slice\n")
     assert not (folder / "cube").exists()
+    outcome = append(folder, "@list.txt", "in/a/day-0.nc")
+    assert outcome.out == "1 slice appended.\n"
+    assert outcome.err.startswith("WARNING: @list.txt names no slice\n")
 
 
 def test_standard_input_is_read_as_slices_are_appended(folder: Path) -> None:

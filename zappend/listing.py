@@ -33,7 +33,8 @@ def listed(given: Iterable[str], settings: Callable[[], Settings]) -> tuple[str,
     An argument is a path or URL; a pattern of these, with ``*``, ``?``, ``[…]`` and ``**``; ``@`` and the path or URL
     of a list; or ``-``, a list from standard input. A list has a path, URL or pattern a line, apart from empty lines
     and those that begin with ``#``; paths are relative to the current folder. What exists under its literal name is
-    just that. What is named twice is given twice, with a warning. For a ``slice_source``, a pattern that matches
+    just that. What is named twice is given twice, with a warning; so there is
+    one of a list that names nothing. For a ``slice_source``, a pattern that matches
     nothing is an argument as it stands.
 
     Parameters
@@ -51,8 +52,8 @@ def listed(given: Iterable[str], settings: Callable[[], Settings]) -> tuple[str,
     Raises
     ------
     UsageError
-        If a list cannot be read, or a pattern matches nothing. What does not depend on standard input is looked up at
-        once.
+        If a list cannot be read, a pattern matches nothing, or a name is empty. What does not depend on standard
+        input is looked up at once.
     """
     given = list(given)
     if given.count(INPUT) > 1:
@@ -77,16 +78,29 @@ def _expanded(argument: str, settings: Callable[[], Settings]) -> Iterator[str]:
         yield from _matching(argument, settings)
         return
     place = argument[1:]
+    count = 0
     for number, line in enumerate(_lines_of(place, settings), 1):
-        yield from _from_line(line, number, place, settings)
+        names = list(_from_line(line, number, place, settings))
+        count += len(names)
+        yield from names
+    _warn_of_none(count, argument)
 
 
 def _from_input(settings: Callable[[], Settings]) -> Iterator[str]:
     # Names of files need not be text.
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
+    count = 0
     for number, line in enumerate(sys.stdin, 1):
-        yield from _from_line(line, number, "standard input", settings)
+        names = list(_from_line(line, number, "standard input", settings))
+        count += len(names)
+        yield from names
+    _warn_of_none(count, "standard input")
+
+
+def _warn_of_none(count: int, place: str) -> None:
+    if not count:
+        log.warning("%s names no slice", redacted(place))
 
 
 def _from_line(line: str, number: int, place: str, settings: Callable[[], Settings]) -> Iterator[str]:
@@ -119,6 +133,8 @@ def _lines_of(place: str, settings: Callable[[], Settings]) -> list[str]:
 
 def _matching(name: str, settings: Callable[[], Settings]) -> list[str]:
     """Return the names that match, if `name` is a pattern; otherwise just that."""
+    if not name and settings().slice_source is None:
+        raise UsageError("a slice has the name '', which names nothing; leave it out")
     if not is_url(name):
         path = local_path(name)
         if not MAGIC.search(path) or os.path.lexists(path):
