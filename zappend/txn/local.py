@@ -147,12 +147,12 @@ class FolderArea(Area):
 
     def _write_temp(self, path: str, value: Value, txn: str) -> str:
         temp = _temp_path(path, txn)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
-            fd = self._files.open(temp, flags)
-        except FileNotFoundError:
-            self._make_folder(os.path.dirname(path))
-            fd = self._files.open(temp, flags)
+            fd = self._opened_temp(temp, path)
+        except OSError as error:
+            if error.filename == temp:
+                error.filename = path  # which says more to people
+            raise
         try:
             self._files.write(fd, value)
             self._keep_rights(path, fd)
@@ -161,6 +161,14 @@ class FolderArea(Area):
         finally:
             self._files.close(fd)
         return temp
+
+    def _opened_temp(self, temp: str, path: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            return self._files.open(temp, flags)
+        except FileNotFoundError:
+            self._make_folder(os.path.dirname(path))
+            return self._files.open(temp, flags)
 
     def _keep_rights(self, path: str, fd: int) -> None:
         """Give the file `fd` the rights of the file at `path`, which it is to replace, if there is one."""
