@@ -215,12 +215,16 @@ def test_nothing_is_there(place: Place, name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["memory", "S3", "web", "web without lengths", "zip"], indirect=True)
-@pytest.mark.parametrize("damage", ["no dataset", "cut NetCDF-4", "cut zip", "no group", "no Zarr in the zip"])
+@pytest.mark.parametrize("damage", ["no dataset", "empty", "cut NetCDF-4", "cut zip", "no group", "no Zarr in the zip"])
 def test_what_is_damaged_is_refused_and_closed(place: Place, damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "slices"
     name, settings, message = "slice.nc", {}, "it is no dataset that can be read: "
     if damage == "no dataset":
         (folder / name).write_text("hello")
+        message = "it is neither NetCDF nor Zarr; "
+    elif damage == "empty":
+        (folder / name).touch()
+        message = "the file is empty"
     elif damage == "cut NetCDF-4":
         write(folder, "NetCDF-4")
         (folder / name).write_bytes((folder / name).read_bytes()[:3000])

@@ -194,6 +194,8 @@ def _open_local(location: Location, path: str, options: Options) -> Opened:
             magic = file.read(len(HDF5_MAGIC))
     except OSError as error:
         raise location.not_yet(f"it cannot be read: {error.strerror}") from cause_of(error)
+    if not magic:
+        raise location.not_yet("the file is empty")
     engine = options.engine
     if magic.startswith(ZIP_MAGIC) and engine in (None, "zarr"):
         return _open_zip(location, path, options)
@@ -208,7 +210,21 @@ def _open_local(location: Location, path: str, options: Options) -> Opened:
                 f"pip install 'zappend[all]'"
             ) from None
         engine = "netcdf4"
+    if engine is None:
+        _check_some_engine(location, path)
     return Opened(_open_dataset(path, options, engine=engine))
+
+
+def _check_some_engine(location: Location, path: str) -> None:
+    """Raise `NotYet` if no engine would take the file at `path` by itself."""
+    from xarray.backends import list_engines
+
+    engines = list_engines()
+    if not any(engine.guess_can_open(path) for engine in engines.values()):
+        known = ", ".join(repr(name) for name in engines if name != "store")
+        raise location.not_yet(
+            f"it is neither NetCDF nor Zarr; if it is of another kind, slice_engine names what reads it: {known} here"
+        )
 
 
 def _open_remote(location: RemoteLocation, options: Options) -> Opened:
