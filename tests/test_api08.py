@@ -76,7 +76,7 @@ def test_an_argument_wins_over_target_dir(as_given: Any, slices: list[xr.Dataset
 
 
 def test_without_any_target(slices: list[xr.Dataset]) -> None:
-    with pytest.raises(UsageError, match=r"^Missing 'target_dir' in configuration"):
+    with pytest.raises(UsageError, match=r"^no target: .*Missing 'target_dir' in configuration"):
         zappend08(slices)
     with pytest.raises(ValueError, match="Missing 'target_dir' in configuration"):
         zappend.append(None, slices, {"target_dir": ""})
@@ -90,7 +90,9 @@ def test_the_command_line_takes_the_target_of_the_configuration(paths: list[Path
     assert (times(target), times(tmp_path / "other.zarr")) == (2, 6)
     outcome = run("append", *paths)
     assert outcome.code == 2
-    assert outcome.err == "Error: Missing 'target_dir' in configuration: it names the target, if no argument does\n"
+    assert outcome.err == (
+        "Error: no target: give -t TARGET, or set target_dir (Missing 'target_dir' in configuration)\n"
+    )
 
 
 def test_a_source_on_the_command_line(paths: list[Path], tmp_path: Path) -> None:

@@ -78,6 +78,11 @@ def not_a_dataset(folder: Path) -> list[str]:
     return ["-t", "cube.zarr", "slice.nc"]
 
 
+def an_empty_file(folder: Path) -> list[str]:
+    (folder / "slice.nc").touch()
+    return ["-t", "cube.zarr", "slice.nc"]
+
+
 def a_torn_file(folder: Path) -> list[str]:
     [path] = cubes.write_netcdf(folder, [cubes.small(0)])
     path.write_bytes(path.read_bytes()[:5000])
@@ -126,7 +131,13 @@ def a_configuration(text: str) -> Callable[[Path], list[str]]:
 
 COMMANDS: dict[str, tuple[list[str] | Callable[[Path], list[str]], int, str]] = {
     "no such slice": (["-t", "cube.zarr", "no.nc"], 1, "slice no.nc: there is no such file or folder"),
-    "no dataset": (not_a_dataset, 1, "slice slice.nc: it is no dataset that can be read"),
+    "no dataset": (
+        not_a_dataset,
+        1,
+        "slice slice.nc: it is neither NetCDF nor Zarr; if it is of another kind, slice_engine names what reads it: ",
+    ),
+    "an empty file": (an_empty_file, 1, "slice slice.nc: the file is empty"),
+    "an empty name": (["-t", "cube.zarr", ""], 2, "a slice has the name '', which names nothing"),
     "a torn file": (a_torn_file, 1, "slice slice-0.nc: it is no dataset that can be read"),
     "no Zarr group as slice": (a_folder_without_zarr, 1, "slice slice: it is a folder, but no Zarr group"),
     "no parent": (["-t", "no/cube.zarr", "ok.nc"], 1, "is no folder; make it first"),
@@ -152,7 +163,7 @@ COMMANDS: dict[str, tuple[list[str] | Callable[[Path], list[str]], int, str]] = 
     "options that are no object": (["-t", "c.zarr", "--storage-options", "1", "ok.nc"], 2, "it must be an object"),
     "options for a path": (["-t", "c.zarr", "--storage-options", '{"a": 1}', "ok.nc"], 2, "go with a URL"),
     "no slices": (["-t", "cube.zarr"], 2, "Missing argument 'SLICES...'"),
-    "no target": (["ok.nc"], 2, "Missing 'target_dir' in configuration: it names the target"),
+    "no target": (["ok.nc"], 2, "no target: give -t TARGET, or set target_dir"),
     "an unknown option": (["-t", "cube.zarr", "--fast", "ok.nc"], 2, "No such option '--fast'"),
     "a wrong format": (["-t", "cube.zarr", "--zarr-format", "4", "ok.nc"], 2, "'4' is not one of '2', '3'"),
     "a wrong step": (["-t", "cube.zarr", "--append-step", "soon", "ok.nc"], 2, "append_step must be a number"),

@@ -183,10 +183,12 @@ class Appender:
                     keys.append(chunk.key)
         return read_many(store, keys)
 
-    def check_replaceable(self, store: Mapping[str, bytes]) -> None:
-        """Raise `TargetError` unless what is in `store` is a Zarr group, or nothing."""
-        if self._reader.read(store) is None:
-            self._check_empty()
+    def check_replaceable(self, store: Mapping[str, bytes]) -> bool:
+        """Raise `TargetError` unless what is in `store` is a Zarr group, or nothing; tell which."""
+        if self._reader.read(store) is not None:
+            return True
+        self._check_empty()
+        return False
 
     def _check_empty(self) -> None:
         there = sorted(self._reader.children)

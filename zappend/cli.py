@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from zappend.errors import ZappendError
+from zappend.errors import UsageError, ZappendError
 from zappend.logs import log_to_stderr
 from zappend.redaction import redacted
+from zappend.signals import exit_code_of, interrupting
 from zappend.version import __version__
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from zappend.api import AppendResult, Cut, Settlement
 
 __all__ = ["main"]
-
-INTERRUPTED = 130
 
 
 def _json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
@@ -310,6 +309,7 @@ def keep(
 
 
 @cli.command()
+@click.option("-t", "--target", "named", metavar="TARGET", help="The same as the argument.")
 @configs
 @storage_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be restored and removed.")
@@ -321,25 +321,35 @@ def keep(
     help="Settle also where nothing can tell whether there is a writer.  [default: safe]",
 )
 @click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
-@click.argument("target")
+@click.argument("target", required=False)
 def rollback(
-    target: str, configs: tuple[str, ...], dry_run: bool, break_lock: bool, traceback: bool, **settings: Any
+    target: str | None,
+    named: str | None,
+    configs: tuple[str, ...],
+    dry_run: bool,
+    break_lock: bool,
+    traceback: bool,
+    **settings: Any,
 ) -> None:
-    """Settle what a killed writer left at TARGET: afterwards it is the old cube or the new one."""
+    """Settle what a killed writer left at TARGET, or at target_dir: afterwards it is the old cube or the new one."""
     with _reported(traceback, verbose=False):
         from zappend.config import load_settings
         from zappend.txn.context import rollback
+        from zappend.txn.target import open_target
 
+        if target is not None and named is not None:
+            raise UsageError("the target is given twice, as an argument and by --target; give it once")
         checked = load_settings(configs, **settings)
-        settled = rollback(
-            target,
-            storage_options=checked.storage_options,
-            dry_run=dry_run,
-            break_lock=break_lock,
-            lock_timeout=checked.lock_timeout,
-            locking=checked.locking,
-        )
-        _tell_settled(target, settled, dry_run)
+        place = named if target is None else target
+        place = checked.target_dir if place is None else place
+        if place is None:
+            raise UsageError("no target: give TARGET, or a configuration that sets target_dir")
+        how: dict[str, Any] = {"storage_options": checked.storage_options, "locking": checked.locking}
+        settled = rollback(place, dry_run=dry_run, break_lock=break_lock, lock_timeout=checked.lock_timeout, **how)
+        if settled.outcome == "clean" and next(iter(open_target(place, **how).children()), None) is None:
+            click.echo(f"there is no cube at {redacted(place)}, and nothing to roll back.")
+        else:
+            _tell_settled(place, settled, dry_run)
 
 
 @cli.group()
@@ -395,21 +405,25 @@ def _reported(traceback: bool, verbose: bool) -> Iterator[None]:
     """Turn errors into one line each and their exit code."""
     log_to_stderr("INFO" if verbose else "WARNING", "%(levelname)s: %(message)s")
     try:
-        yield
+        with interrupting():
+            yield
     except ZappendError as error:
         _fail(error, error.exit_code, traceback)
     except (OSError, MemoryError) as error:
         _fail(error, 1, traceback)
     except KeyboardInterrupt as error:
-        _fail(error, INTERRUPTED, traceback)
+        _fail(error, exit_code_of(error), traceback)
 
 
 def _fail(error: BaseException, code: int, traceback: bool) -> None:
     if traceback:
         raise error
-    text = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+    text = "interrupted" if type(error) is KeyboardInterrupt else " ".join(str(error).split())
+    if isinstance(error, OSError) and not isinstance(error, ZappendError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    click.echo(redacted(f"Error: {text or type(error).__name__}{notes}"), err=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        click.echo(redacted(f"Error: {text or type(error).__name__}{notes}"), err=True)
     raise SystemExit(code)
 
 
@@ -444,11 +458,14 @@ class _Tracked(tuple[str, ...]):
 
 def _tell_appended(result: AppendResult, done: str = "appended") -> None:
     if result.dry_run:
+        if any(one.replaces for one in result.slices):
+            click.echo("The cube that is there would be removed, with all in its folder.")
         for one in result.slices:
             click.echo(str(one))
             for key, size in one.keys.items():
                 click.echo(f"  would write {key}, {size} bytes")
-        click.echo(f"Checked of each slice: {'; '.join(result.checks)}.")
+        if result.slices:
+            click.echo(f"Checked of {'each' if len(result.slices) > 1 else 'the'} slice: {'; '.join(result.checks)}.")
     skipped = len(result.slices) - int(result)
     would = " would be" if result.dry_run else ""
     click.echo(
@@ -487,6 +504,6 @@ def main() -> None:
         hint = f"; see '{context.command_path} --help'" if context is not None else ""
         click.echo(f"Error: {error.format_message().rstrip('.')}{hint}", err=True)
         code = error.exit_code
-    except click.Abort:
-        code = INTERRUPTED
+    except click.Abort as error:
+        code = exit_code_of(error.__cause__)
     raise SystemExit(code)

@@ -11,16 +11,34 @@ from zappend.txn.storage import Storage
 __all__ = ["DryRun", "checks_of"]
 
 
-def checks_of(settings: Settings) -> list[str]:
-    """Return what is checked of each slice under these settings, in words."""
+def checks_of(settings: Settings, *, created: bool, several: bool) -> list[str]:
+    """Return what is checked of each slice under these settings, in words.
+
+    Parameters
+    ----------
+    settings
+        The settings of the append.
+    created, several
+        Whether the cube begins with the first slice, and whether there are more.
+    """
     dim, step = settings.append_dim, settings.append_step
     labels = "come after the last one" if step is None else f"follow by append_step {step}"
     sizes = {"chunk": f"a chunk along {dim}", "aligned": f"whole chunks along {dim}"}
+    made = "dimensions, variables, units and encodings make a cube"
+    structure = {
+        (False, False): "dimensions, variables, units and encodings are those of the cube",
+        (True, False): made,
+        (True, True): f"{made}, and are the same in all",
+    }[created, created and several]
+    if step is None and created and not several:
+        labels = "are in order"
+    is_compared = several or not created
+    equal = "equal in all" if created else "equal to the cube's"
     return [
-        "dimensions, variables, units and encodings are those of the cube",
-        f"values that do not depend on {dim} are equal to the cube's",
+        structure,
+        *([f"values that do not depend on {dim} are {equal}"] * is_compared),
         *([] if step == "any" else [f"labels of {dim} {labels}"]),
-        *([f"its labels make {sizes[settings.slice_size]}"] if settings.slice_size in sizes else []),
+        *([f"its labels make {sizes[settings.slice_size]}"] if settings.slice_size in sizes and is_compared else []),
         *(f"{name} has the size {size}" for name, size in settings.fixed_dims.items()),
         "every value can be stored and reads back as it was",
     ]

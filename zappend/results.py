@@ -30,6 +30,8 @@ class Appended:
         How it came in.
     moved
         How many chunks moved as they are.
+    replaces
+        Whether there was a cube before, which is gone, or in a dry run would be, by the setting ``force_new``.
     """
 
     slice: str
@@ -41,6 +43,7 @@ class Appended:
     keys: Mapping[str, int] = field(default_factory=dict)
     operation: Operation = "append"
     moved: int = 0
+    replaces: bool = False
 
     @property
     def skipped(self) -> bool:
@@ -51,6 +54,8 @@ class Appended:
         if self.skipped:
             return f"{self.slice}: is in the cube already"
         begins = ", the cube begins with it" if self.created else ""
+        if self.replaces:
+            begins = ", a new cube begins with it, in place of the one that is there"
         how = {"insert": "inserted ", "replace": "replaced "}.get(self.operation, "")
         moved = f", {self.moved} moved" if self.moved else ""
         return (

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -82,32 +83,75 @@ def _append(target: Any, slices: Any, checked: Settings, operation: Operation) -
         checked = changed(checked, slice_source=find_callable(checked.slice_source))
     storage, checked, view = _opened(target, checked)
     group = checked.group
-    done: list[Appended] = []
+    run = _Run()
+    done = run.done
     checked = changed(checked, zarr_format=checked.zarr_format or _format_above(storage, group))
 
     def context() -> Context:
         fresh = checked.force_new and not done
         return Context(Config(checked), partial(_cube_before, storage, checked, view, fresh=fresh))
 
-    with (
-        _appender(operation, checked)(storage.name, checked, storage.calls_at_once) as appender,
-        SliceOpener(items, checked, context) as opener,
-    ):
-        for index, item in enumerate(items):
-            try:
-                with opener.open(item, index) as new:
-                    if view is not None:
-                        done.append(_append_to(view, appender, new, group, operation))
-                    else:
-                        fresh = checked.force_new and not done
-                        done.append(_append_one(storage, appender, new, checked, operation, fresh=fresh))
-                log.info("slice %s", done[-1])
-            except ZappendError as error:
-                if done and view is None:
-                    before = "the slice" if len(done) == 1 else f"the {len(done)} slices"
-                    error.add_note(f"{before} before it went in")
-                raise
-    return AppendResult(done, dry_run=checked.dry_run, checks=checks_of(checked) if checked.dry_run else ())
+    try:
+        with (
+            _appender(operation, checked)(storage.name, checked, storage.calls_at_once) as appender,
+            SliceOpener(items, checked, context) as opener,
+        ):
+            replaces = False
+            if view is not None and checked.force_new:
+                replaces = appender.check_replaceable(cube_in(DryRun(storage, _prefix(group)), group))
+            for index, item in enumerate(items):
+                try:
+                    with opener.open(item, index) as new:
+                        run.name = new.name
+                        if view is not None:
+                            one = _append_to(view, appender, new, group, operation, replaces=replaces and not done)
+                        else:
+                            fresh = checked.force_new and not done
+                            one = _append_one(storage, appender, new, checked, operation, run, fresh=fresh)
+                        done.append(one)
+                    log.info("slice %s", one)
+                except (ZappendError, OSError) as error:
+                    if run.name is not None and not isinstance(error, ZappendError):
+                        error.add_note(f"slice {run.name} was not appended to {storage.name}")
+                    if done and view is None:
+                        before = "the slice" if len(done) == 1 else f"the {len(done)} slices"
+                        error.add_note(f"{before} before it went in")
+                    raise
+                run.name = None
+    except KeyboardInterrupt as error:
+        if view is None:
+            error.add_note(run.told())
+        raise
+    created = bool(done) and done[0].created
+    checks = checks_of(checked, created=created, several=len(done) > 1) if checked.dry_run else ()
+    return AppendResult(done, dry_run=checked.dry_run, checks=checks)
+
+
+@dataclass
+class _Run:
+    """What has become of the slices of a call so far.
+
+    Attributes
+    ----------
+    done
+        What became of each.
+    name, txn, outcome
+        Of the slice under way: its name, its transaction, and what becomes of it if that commits.
+    """
+
+    done: list[Appended] = field(default_factory=list)
+    name: str | None = None
+    txn: Transaction | None = None
+    outcome: Appended | None = None
+
+    def told(self) -> str:
+        """Return what has become of them, in words; a signal may have come at any moment."""
+        done, status = list(self.done), None if self.txn is None else self.txn.status
+        if self.outcome is not None and self.outcome not in done[-1:] and status == "committed":
+            done.append(self.outcome)
+        count = sum(not one.skipped for one in done)
+        counted = f"{count or 'no'} slice{'s' if count > 1 else ''} went in"
+        return f"slice {self.name} was rolled back; {counted}" if status == "rolled back" else counted
 
 
 def run_cut(
@@ -187,7 +231,7 @@ def _target(target: Any, settings: Settings) -> tuple[Any, Settings]:
     """Return the target, and the settings with its path, if it has one."""
     if target is None:
         if not settings.target_dir:
-            raise UsageError("Missing 'target_dir' in configuration: it names the target, if no argument does")
+            raise UsageError("no target: give -t TARGET, or set target_dir (Missing 'target_dir' in configuration)")
         target = settings.target_dir
     file = target if isinstance(target, FileObj) else file_of_upath(target)
     if file is not None:
@@ -224,26 +268,38 @@ def _appender(operation: Operation, settings: Settings) -> type[Appender]:
 
 
 def _append_one(
-    storage: Storage, appender: Appender, new: Slice, settings: Settings, operation: Operation, *, fresh: bool
+    storage: Storage,
+    appender: Appender,
+    new: Slice,
+    settings: Settings,
+    operation: Operation,
+    run: _Run,
+    *,
+    fresh: bool,
 ) -> Appended:
     prefix = _prefix(settings.group)
-    with transaction(storage, lock_timeout=settings.lock_timeout) as txn:
+    replaces = False
+    run.outcome, run.txn = None, transaction(storage, lock_timeout=settings.lock_timeout)
+    with run.txn as txn:
         cube = cube_in(txn, settings.group)
         if fresh:
-            appender.check_replaceable(cube)
+            replaces = appender.check_replaceable(cube)
             txn.delete_folder(prefix)
         plan = _plan(appender, cube, new, operation)
         if plan is None:
-            return _appended(new, None)
+            run.outcome = _appended(new, None)
+            return run.outcome
         if isinstance(plan, EditPlan):
-            return _edited(plan, *_carry_out_edit(txn, cast("Editor", appender), plan, settings.group))
+            run.outcome = _edited(plan, *_carry_out_edit(txn, cast("Editor", appender), plan, settings.group))
+            return run.outcome
         above = _above(txn, settings.group, plan)
         fresh_keys, changed_keys = ([prefix + key for key in keys] for keys in plan.keys())
         txn.log_ahead(fresh_keys, changed_keys, {prefix + key: value for key, value in plan.known.items()})
         written = appender.carry_out(plan, cube)
         final = appender.evaluate_attrs(plan, cube, _zarr_view)
         txn.update(above if final is plan else _above(txn, settings.group, final))
-        return _appended(new, plan, *written)
+        run.outcome = _appended(new, plan, *written, replaces=replaces)
+        return run.outcome
 
 
 def _plan(
@@ -256,7 +312,9 @@ def _plan(
     return appender.plan(cube, new)
 
 
-def _append_to(view: DryRun, appender: Appender, new: Slice, group: str, operation: Operation) -> Appended:
+def _append_to(
+    view: DryRun, appender: Appender, new: Slice, group: str, operation: Operation, *, replaces: bool
+) -> Appended:
     cube = cube_in(view, group)
     plan = _plan(appender, cube, new, operation)
     if plan is None:
@@ -269,7 +327,7 @@ def _append_to(view: DryRun, appender: Appender, new: Slice, group: str, operati
     chunks, size = appender.carry_out(plan, cube)
     final = appender.evaluate_attrs(plan, cube, _zarr_view)
     view.update(above if final is plan else _above(view, group, final))
-    return _appended(new, plan, chunks, size, view.take_sizes())
+    return _appended(new, plan, chunks, size, view.take_sizes(), replaces=replaces)
 
 
 def _zarr_view(cube: MutableMapping[str, bytes]) -> Store:
@@ -310,8 +368,14 @@ def _edited(plan: EditPlan, chunks: int, size: int, keys: Mapping[str, int] | No
 
 
 def _appended(
-    new: Slice, plan: Plan | None, chunks: int = 0, size: int = 0, keys: Mapping[str, int] | None = None
+    new: Slice,
+    plan: Plan | None,
+    chunks: int = 0,
+    size: int = 0,
+    keys: Mapping[str, int] | None = None,
+    *,
+    replaces: bool = False,
 ) -> Appended:
     if plan is None:
         return Appended(new.name, 0, 0, 0, 0, False)
-    return Appended(new.name, plan.start, plan.stop, chunks, size, plan.creates, keys or {})
+    return Appended(new.name, plan.start, plan.stop, chunks, size, plan.creates, keys or {}, replaces=replaces)
