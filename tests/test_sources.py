@@ -242,6 +242,14 @@ def test_a_named_array_is_a_slice(paths: list[Path], slices: list[xr.Dataset]) -
         zappend.append(cube, [slices[0]["a"].rename(None)])
 
 
+class NoDataset(SliceSource):
+    def __init__(self, item: str) -> None:
+        pass
+
+    def get_dataset(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("item", "words"),
     [
@@ -249,14 +257,30 @@ def test_a_named_array_is_a_slice(paths: list[Path], slices: list[xr.Dataset]) -
         (None, "but was type NoneType"),
         ({"append_dim": "time"}, "but was type dict; a dict is taken for arguments only where there is a slice_source"),
         ([1, 2], "but was type list"),
-        (lambda: 5, "but was type int"),
-        (nullcontext(None), "but was type NoneType"),
     ],
 )
 def test_what_can_be_no_slice(item: Any, words: str) -> None:
     cube: dict[str, bytes] = {}
     with pytest.raises(UsageError, match=r"slice 0: slice_item must have type str, .*SliceSource") as caught:
         zappend.append(cube, [item])
+    assert str(caught.value).endswith(words)
+    assert cube == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (lambda item: None, "slice day-0: <lambda>('day-0') returned None instead of a dataset"),
+        (lambda item: 5, "<lambda>('day-0') returned a value of type int instead of a dataset"),
+        (lambda item: lambda: None, "<lambda>() returned None instead of a dataset"),
+        (lambda item: nullcontext(None), "slice day-0: nullcontext yielded None instead of a dataset"),
+        (NoDataset, "slice day-0: NoDataset.get_dataset() returned None instead of a dataset"),
+    ],
+)
+def test_what_leads_to_no_dataset(source: Any, words: str) -> None:
+    cube: dict[str, bytes] = {}
+    with pytest.raises(UsageError) as caught:
+        zappend.append(cube, ["day-0"], slice_source=source)
     assert str(caught.value).endswith(words)
     assert cube == {}
 

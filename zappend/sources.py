@@ -133,6 +133,7 @@ class _Opening:
         self._index = index
         self._settings = settings
         self._context = context
+        self._origin = ""
 
     def dataset(self, item: Any) -> xr.Dataset:
         """Return the dataset that `item` is, or leads to."""
@@ -151,6 +152,7 @@ class _Opening:
         except UsageError as error:
             raise UsageError(f"slice {self.name}: {error}") from None
         what = f"{callables.name_of(function)}({callables.shown(args, own)})"
+        self._origin = f"{what} returned"
         return self._run(what, callables.call, function, args, {**kwargs, **own}, self._context)
 
     def _step(self, item: Any) -> tuple[bool, Any]:
@@ -170,6 +172,7 @@ class _Opening:
         if isinstance(item, SliceSource):
             what = type(item).__qualname__
             self.stack.push(partial(self._leave, lambda *_: item.close(), what))
+            self._origin = f"{what}.get_dataset() returned"
             return False, self._run(f"{what}.get_dataset()", item.get_dataset)
         if is_zarr_store(item):
             return True, self._store(item)
@@ -180,9 +183,13 @@ class _Opening:
             inner = self._run(what, type(item).__enter__, item)
             self.stack.push(partial(self._leave, partial(type(item).__exit__, item), what))
             if inner is not item:
+                self._origin = f"{what} yielded"
                 return False, inner
         elif callable(item):
             return False, self.call(item, [], {})
+        if self._origin:
+            given = "None" if item is None else f"a value of type {type(item).__name__}"
+            raise UsageError(f"slice {self.name}: {self._origin} {given} instead of a dataset")
         raise UsageError(
             f"slice {self.name}: slice_item must have type str, pathlib.Path, xarray.Dataset, xarray.DataArray, "
             f"contextlib.AbstractContextManager, zappend.api.FileObj, zappend.api.SliceSource, or be a Zarr store, or "
