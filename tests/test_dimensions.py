@@ -188,7 +188,7 @@ def test_variables_that_only_the_settings_have_can_be_included_and_excluded() ->
             "b",
             {},
             UsageError,
-            "Missing dimensions of variable 'b': setting variables.b: slice 0 has no variable 'b'; it has",
+            "(Missing dimensions of variable 'b': with dims, and dtype and fill_value in its encoding, it is created)",
         ),
         ("b", {"dims": DIMS}, UsageError, "Missing 'dtype' in encoding configuration of variable 'b'"),
         (

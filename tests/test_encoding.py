@@ -314,6 +314,7 @@ def test_settings_by_file_and_call_are_merged(tmp_path: Path) -> None:
         ({"scale_factor": 2}, "variable 'a' has scale_factor 1.0 in the target, and 2.0 in the settings"),
         ({"add_offset": 2}, "variable 'a' has add_offset 0.0 in the target, and 2.0 in the settings"),
         ({"units": "days since 2024-01-01"}, "variable 'a' has units None in the target"),
+        ({"units": "K"}, "setting variables.a.encoding.units: 'a' holds numbers, and their units are an attribute"),
         ({"chunk_key_encoding": {"separator": "x"}}, "the separator must be '.' or '/', not 'x'"),
         ({"dimension_separator": "other"}, "variable 'a' has chunk_key_encoding"),
     ],
@@ -375,6 +376,8 @@ def test_the_encoding_that_made_a_cube_is_that_of_the_cube(zarr_format: int) -> 
         ({"chunks": [1, 6, 3], "shards": [2, 6, 8]}, "a shard of 8 along 'x' is no whole number of chunks of 3"),
         ({"compressors": "nothing"}, "the codec 'nothing' cannot be had: neither zarr nor numcodecs has it"),
         ({"compressors": {"id": "zstd", "levle": 3}}, "the codec 'zstd' cannot be had"),
+        ({"compressor": "zzip"}, "variables.a.encoding.compressor: the codec 'zzip' cannot be had: neither zarr nor"),
+        ({"compressors": "zzip"}, "variables.a.encoding.compressors: the codec 'zzip' cannot be had: neither zarr nor"),
         ({"compressors": 3}, "a codec is named by {'id': …} or {'name': …}, not 3"),
         ({"compressor": "zstd", "compressors": None}, "'compressor' and 'compressors' are one setting"),
         ({"chunk_key_encoding": {"name": "fanout"}}, "Zarr format 3 has no 'fanout'"),
@@ -420,7 +423,11 @@ def test_a_type_that_cannot_be_is_refused_for_an_existing_cube_too() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted", "message"),
     [
-        ("a", {"units": "K"}, "encoding.units is K, but the variable, which holds numbers, would have None"),
+        (
+            "a",
+            {"units": "K"},
+            "'a' holds numbers, and their units are an attribute; set variables.a.attrs.units",
+        ),
         ("a", {"calendar": "noleap"}, "encoding.calendar is noleap, but the variable, which holds numbers, would have"),
         (
             "n",
@@ -589,6 +596,11 @@ def test_no_fill_value_stays_none(zarr_format: int) -> None:
         ({"compressors": ["gzip", "crc32c"]}, "Zarr format 2 has one compressor, not 2"),
         ({"filters": [zarr.codecs.TransposeCodec(order=(1, 0, 2))]}, "Zarr format 2 has no codec 'transpose'"),
         ({"compressors": "nothing"}, "the codec 'nothing' cannot be had"),
+        (
+            {"compressor": "zzip"},
+            "variables.a.encoding.compressor: the codec 'zzip' cannot be had: numcodecs does not have it; did you mean "
+            "'gzip'?",
+        ),
     ],
 )
 def test_an_encoding_that_format_2_cannot_have(wanted: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import UNSET
 
 from zappend.codecspec import chunk_keys, codec_differences
-from zappend.encoding import Encoding, encoding_attrs, same, same_units
+from zappend.encoding import Encoding, encoding_attrs, is_time_unit, same, same_units
 from zappend.errors import UsageError
 from zappend.metadata import Array, Cube
 from zappend.settings import EncodingSettings, Settings
@@ -25,6 +25,7 @@ def check_encodings(cube: Cube, new: Slice, encodings: Mapping[str, Encoding], s
     if settings.variables:
         for name, array in cube.arrays.items():
             wanted = encoding_settings(settings, name, encodings[name], array.dims, is_data=name not in new.coords)
+            _check_units(name, encodings[name], wanted)
             if (dims := dims_of(settings, name)) not in (None, array.dims):
                 problems.append(f"variable {name!r} has dims {array.dims} in the target, and {dims} in the settings")
             problems += [
@@ -45,6 +46,7 @@ def check_followed(array: Array, encoding: Encoding, wanted: EncodingSettings, *
 
     Without this the cube would begin, and refuse the same settings when it is to grow.
     """
+    _check_units(array.name, encoding, wanted)
     problems = [
         f"setting variables.{array.name}.encoding.{setting} is {theirs}, but the variable, which holds "
         f"{encoding.kind}, would have {ours}"
@@ -52,6 +54,15 @@ def check_followed(array: Array, encoding: Encoding, wanted: EncodingSettings, *
     ]
     if problems:
         raise UsageError(f"{'; '.join(problems)}; leave the setting out")
+
+
+def _check_units(name: str, encoding: Encoding, wanted: EncodingSettings) -> None:
+    """Raise `UsageError` for units of numbers, which say nothing of how these are stored."""
+    if wanted.units is not UNSET and encoding.kind == "numbers" and not is_time_unit(wanted.units):
+        raise UsageError(
+            f"setting variables.{name}.encoding.units: {name!r} holds numbers, and their units are an attribute; set "
+            f"variables.{name}.attrs.units"
+        )
 
 
 def _differences(

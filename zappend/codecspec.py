@@ -19,6 +19,7 @@ from zappend.datatypes import is_bytes, is_variable_length
 from zappend.errors import UsageError
 from zappend.metadata import Array, Json
 from zappend.settings import EncodingSettings
+from zappend.variables import did_you_mean
 
 __all__ = ["chunk_keys", "codec_differences", "codecs_for"]
 
@@ -99,7 +100,8 @@ def chunk_keys(zarr_format: int, name: str, wanted: EncodingSettings) -> Json:
     UsageError
         If ``chunk_key_encoding`` is nothing that is known.
     """
-    where = f"setting variables.{name}.encoding.chunk_key_encoding"
+    given_as = "chunk_key_encoding" if wanted.dimension_separator is UNSET else "dimension_separator"
+    where = f"setting variables.{name}.encoding.{given_as}"
     given = {} if wanted.chunk_key_encoding is UNSET else wanted.chunk_key_encoding
     if isinstance(given, str):
         given = {"separator": given}
@@ -131,34 +133,37 @@ def _v2_codecs(name: str, dtype: np.dtype[Any], wanted: EncodingSettings) -> Jso
         given = _many(wanted.compressors)
         if len(given) > 1:
             raise UsageError(
-                f"setting variables.{name}.encoding.compressors: Zarr format 2 has one compressor, not {len(given)}; "
+                f"{_where(name, 'compressors', wanted)}: Zarr format 2 has one compressor, not {len(given)}; "
                 f"put the others into filters, or use format 3"
             )
-        compressor = _v2_codec(given[0], name, "compressors") if given else None
+        compressor = _v2_codec(given[0], _where(name, "compressors", wanted)) if given else None
     filters = [] if wanted.filters in (UNSET, "auto") else _many(wanted.filters)
-    chain = [_v2_codec(codec, name, "filters") for codec in filters]
+    chain = [_v2_codec(codec, _where(name, "filters")) for codec in filters]
     if is_variable_length(dtype) and not any(codec["id"].startswith(("vlen-", "json2", "msgpack2")) for codec in chain):
         chain.insert(0, {"id": "vlen-bytes" if is_bytes(dtype) else "vlen-utf8"})
     return {"filters": chain or None, "compressor": compressor}
 
 
-def _v2_codec(codec: Any, name: str, setting: str) -> Json:
+def _v2_codec(codec: Any, where: str) -> Json:
     import numcodecs
+    from numcodecs.errors import UnknownCodecError
 
-    kind, options = _named(codec, name, setting)
+    kind, options = _named(codec, where)
     if kind in ONLY_V3:
-        raise UsageError(f"setting variables.{name}.encoding.{setting}: Zarr format 2 has no codec {kind!r}")
+        raise UsageError(f"{where}: Zarr format 2 has no codec {kind!r}")
     options.pop("typesize", None)
     if kind == "blosc":
-        _check_blosc(options, name, setting)
+        _check_blosc(options, where)
         if options.get("shuffle") in SHUFFLES:
             options["shuffle"] = SHUFFLES.index(options["shuffle"])
     if kind == "zstd" and not options.get("checksum"):
         options.pop("checksum", None)
     try:
         config: Json = numcodecs.get_codec({"id": kind, **options}).get_config()
+    except UnknownCodecError:
+        raise _unknown(kind, where, f"numcodecs does not have it{_nearest(kind)}") from None
     except (ValueError, TypeError) as error:
-        raise _unknown(kind, name, setting, error) from error
+        raise _unknown(kind, where, error) from error
     return config
 
 
@@ -170,7 +175,7 @@ def _v3_codecs(name: str, dtype: np.dtype[Any], wanted: EncodingSettings) -> tup
     variable = is_variable_length(dtype)
     serializer: Json
     if wanted.serializer not in (UNSET, None, "auto"):
-        serializer = _v3_codec(wanted.serializer, dtype, name, "serializer")
+        serializer = _v3_codec(wanted.serializer, dtype, _where(name, "serializer"), "serializer")
     elif variable:
         serializer = {"name": "vlen-bytes" if is_bytes(dtype) else "vlen-utf8", "configuration": {}}
     elif dtype.itemsize == 1 or dtype.kind in "SV":
@@ -178,30 +183,30 @@ def _v3_codecs(name: str, dtype: np.dtype[Any], wanted: EncodingSettings) -> tup
     else:
         serializer = {"name": "bytes", "configuration": {"endian": "little"}}
     if not _is_open(wanted.compressors):
-        compressors = [_v3_codec(codec, dtype, name, "compressors") for codec in _many(wanted.compressors)]
+        where = _where(name, "compressors", wanted)
+        compressors = [_v3_codec(codec, dtype, where, "compressors") for codec in _many(wanted.compressors)]
     elif variable:
         compressors = [{"name": "zstd", "configuration": {"level": 0, "checksum": False}}]
     else:
         compressors = [_blosc({"cname": "lz4"}, dtype)]
     filters = [] if wanted.filters in (UNSET, "auto") else _many(wanted.filters)
-    return [_v3_codec(codec, dtype, name, "filters") for codec in filters], serializer, compressors
+    where = _where(name, "filters")
+    return [_v3_codec(codec, dtype, where, "filters") for codec in filters], serializer, compressors
 
 
 def _with_checksum(compressors: list[Json]) -> list[Json]:
     return compressors if compressors and compressors[-1]["name"] == CRC32C["name"] else [*compressors, CRC32C]
 
 
-def _v3_codec(codec: Any, dtype: np.dtype[Any], name: str, setting: str) -> Json:
-    kind, options = _named(codec, name, setting)
+def _v3_codec(codec: Any, dtype: np.dtype[Any], where: str, setting: str) -> Json:
+    kind, options = _named(codec, where)
     spelling, known = _codec_class(kind)
     if known is None:
-        raise _unknown(kind, name, setting, "neither zarr nor numcodecs has it")
+        raise _unknown(kind, where, f"neither zarr nor numcodecs has it{_nearest(kind)}")
     if (place := _place(known)) != setting:
-        raise UsageError(
-            f"setting variables.{name}.encoding.{setting}: in Zarr format 3 {kind!r} belongs under {place!r}"
-        )
+        raise UsageError(f"{where}: in Zarr format 3 {kind!r} belongs under {place!r}")
     if kind == "blosc":
-        _check_blosc(options, name, setting)
+        _check_blosc(options, where)
         return _blosc(options, dtype)
     if kind == "bytes" and "endian" not in options and dtype.itemsize > 1:
         options["endian"] = "little"
@@ -210,7 +215,7 @@ def _v3_codec(codec: Any, dtype: np.dtype[Any], name: str, setting: str) -> Json
             warnings.simplefilter("ignore")  # that the specification does not have the codecs of numcodecs
             document: Json = dict(known.from_dict({"name": spelling, "configuration": options}).to_dict())
     except (ValueError, TypeError) as error:
-        raise _unknown(kind, name, setting, error) from error
+        raise _unknown(kind, where, error) from error
     # Members may be tuples and enumerations, which a document spells as lists and strings.
     plain: Json = json.loads(json.dumps(document, default=lambda value: getattr(value, "value", str(value))))
     return plain
@@ -241,12 +246,12 @@ def _place(known: Any) -> str:
     )
 
 
-def _check_blosc(options: Json, name: str, setting: str) -> None:
+def _check_blosc(options: Json, where: str) -> None:
     """Raise `UsageError` for an option that Blosc does not have, or cannot have so."""
     import numcodecs.blosc
 
     if strange := [option for option in options if option not in BLOSC_OPTIONS]:
-        raise _unknown("blosc", name, setting, f"it has no {strange[0]!r}; it has {', '.join(BLOSC_OPTIONS)}")
+        raise _unknown("blosc", where, f"it has no {strange[0]!r}; it has {', '.join(BLOSC_OPTIONS)}")
     possible = {
         "cname": numcodecs.blosc.list_compressors(),
         "clevel": list(range(10)),
@@ -255,7 +260,7 @@ def _check_blosc(options: Json, name: str, setting: str) -> None:
     for option, values in possible.items():
         if option in options and options[option] not in values:
             listed = ", ".join(map(str, values))
-            raise _unknown("blosc", name, setting, f"{option} must be one of {listed}, not {options[option]!r}")
+            raise _unknown("blosc", where, f"{option} must be one of {listed}, not {options[option]!r}")
 
 
 def _blosc(options: Json, dtype: np.dtype[Any]) -> Json:
@@ -288,7 +293,14 @@ def _many(codecs: Any) -> list[Any]:
     return list(codecs) if isinstance(codecs, (list, tuple)) else [codecs]
 
 
-def _named(codec: Any, name: str, setting: str) -> tuple[str, Json]:
+def _where(name: str, setting: str, wanted: EncodingSettings | None = None) -> str:
+    """Return what messages call the setting: as the user did, of the two names that the compressor has."""
+    if setting == "compressors" and wanted is not None and wanted.compressor is not UNSET:
+        setting = "compressor"
+    return f"setting variables.{name}.encoding.{setting}"
+
+
+def _named(codec: Any, where: str) -> tuple[str, Json]:
     """Return a codec's name and its options, however it is given; without the prefix of numcodecs."""
     if isinstance(codec, type):
         pass  # a class, of which nobody said how it is to be made
@@ -306,14 +318,18 @@ def _named(codec: Any, name: str, setting: str) -> tuple[str, Json]:
             options.pop("id", None)
             plain = {key: getattr(value, "value", value) for key, value in options.items()}
             return kind.removeprefix(PREFIX), plain
-    raise UsageError(
-        f"setting variables.{name}.encoding.{setting}: a codec is named by {{'id': …}} or {{'name': …}}, not {codec!r}"
-    )
+    raise UsageError(f"{where}: a codec is named by {{'id': …}} or {{'name': …}}, not {codec!r}")
 
 
-def _unknown(kind: str, name: str, setting: str, error: Exception | str) -> UsageError:
+def _unknown(kind: str, where: str, error: Exception | str) -> UsageError:
     why = " ".join(str(error).split())
-    return UsageError(f"setting variables.{name}.encoding.{setting}: the codec {kind!r} cannot be had: {why}")
+    return UsageError(f"{where}: the codec {kind!r} cannot be had: {why}")
+
+
+def _nearest(kind: str) -> str:
+    from numcodecs.registry import codec_registry
+
+    return did_you_mean(kind, {*codec_registry, *NATIVE, *ONLY_V3})
 
 
 # What a cube has.

@@ -31,6 +31,7 @@ from zappend.slices import LARGEST_NUMBER, Slice, SliceVariable
 __all__ = [
     "ALL",
     "check_names",
+    "did_you_mean",
     "dims_of",
     "encoding_settings",
     "fill_number",
@@ -125,13 +126,22 @@ def check_names(settings: Settings, known: Iterable[str], where: str, *, creates
             or (creates and dims_of(settings, name) is not None)
         ):
             continue
-        what = f"setting variables.{name}: {where} has no variable {name!r}; it has {', '.join(map(repr, known))}"
+        hint = did_you_mean(name, known) or f"; it has {', '.join(map(repr, known))}"
+        what = f"setting variables.{name}: {where} has no variable {name!r}{hint}"
         if creates:
             raise UsageError(
-                f"Missing dimensions of variable {name!r}: {what}; with dims, and dtype and fill_value in its "
-                f"encoding, it is created"
+                f"{what} (Missing dimensions of variable {name!r}: with dims, and dtype and fill_value in its "
+                f"encoding, it is created)"
             )
         raise UsageError(what)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message, with that of the names `known` that is nearest to `name`; empty if none is near."""
+    import difflib
+
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def dims_of(settings: Settings, name: str) -> tuple[str, ...] | None:
@@ -181,6 +191,9 @@ def encoding_settings(
             del common[key]
         elif key in SIZES and isinstance(value, dict):
             common[key] = {dim: size for dim, size in value.items() if dim in dims}
+    for alias, key in SAME.items():
+        if key in own:
+            common.pop(alias, None)
     return EncodingSettings(**(common | own))
 
 
@@ -194,7 +207,7 @@ def _one_name(settings: Settings, name: str) -> dict[str, Any]:
                 f"setting variables.{name}.encoding: {alias!r} and {key!r} are one setting; give one of them"
             )
         if alias in given:
-            given[key] = given.pop(alias)
+            given[key] = given[alias]  # messages name the one that was given
     return given
 
 
