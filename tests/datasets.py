@@ -626,7 +626,7 @@ def _structure_faults(last: xr.Dataset, dim: str) -> dict[tuple[str, str, str], 
 
 
 def _label_faults(slices: Sequence[xr.Dataset], dim: str) -> dict[tuple[str, str, str], Callable[[], xr.Dataset]]:
-    last, order = slices[-1], "label .* is not after"
+    last, order, there = slices[-1], "label .* is not after", r"in the cube already, (the first, .*, )?at index \d"
     faults: dict[tuple[str, str, str], Callable[[], xr.Dataset]] = {}
 
     def labelled(at: int, value: Any) -> xr.Dataset:
@@ -639,8 +639,8 @@ def _label_faults(slices: Sequence[xr.Dataset], dim: str) -> dict[tuple[str, str
 
     if len(slices) > 1:
         before = slices[-2][dim].values
-        faults["a repeated label", "", order] = lambda: labelled(0, before[-1])
-        faults["an older label", "", order] = lambda: labelled(0, before[0])
+        faults["a repeated label", "", there] = lambda: labelled(0, before[-1])
+        faults["an older label", "", there] = lambda: labelled(0, before[0])
     if last.sizes[dim] > 1:
         faults["descending labels", "", order] = lambda: _replaced(last, dim, lambda values: values[::-1].copy())
         faults["equal labels", dim, "is repeated"] = lambda: labelled(-1, last[dim].values[-2])

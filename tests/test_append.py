@@ -161,15 +161,121 @@ def test_skip_passes_over_what_is_in(tmp_path: Path) -> None:
     assert result == 1
     assert [one.skipped for one in result.slices] == [True, True, False]
     cubes.assert_cube(target, cubes.concatenated([cubes.small(start) for start in (0, 2, 4)]))
-    with pytest.raises(SliceError, match="not after the last label"):
+    with pytest.raises(SliceError, match=r"1 of its 2 labels is in the cube already, .*, at index 5; take"):
         zappend.append(target, cubes.small(5), if_exists="skip")
+
+
+@pytest.mark.effect("if_exists")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("step", [None, 1, "+", "-"])
+def test_what_is_in_is_told_by_its_index(zarr_format: int, step: Any) -> None:
+    """Also where the cube has one label alone; only what is not in is said to be out of order."""
+    cube: dict[str, bytes] = {}
+    sign = -1 if step == "-" else 1
+    for i in range(4):
+        zappend.append(cube, one(1.0, sign * i), zarr_format=zarr_format, append_step=step)
+        for there in range(i + 1):
+            with pytest.raises(SliceError) as caught:
+                zappend.append(cube, one(1.0, sign * there), append_step=step)
+            assert str(caught.value) == (
+                f"slice 0: its label {sign * there} is in the cube already, at index {there}; if_exists 'skip' leaves "
+                f"such slices out"
+            )
+        with pytest.raises(SliceError, match=r"not (after|before).*'any' appends it out of order") as caught:
+            zappend.append(cube, one(1.0, -sign), append_step=step)
+        assert ("append_step '-' takes labels that descend" in str(caught.value)) == (step is None and i == 0)
+
+
+def test_labels_that_are_in_cost_reading_on_refusal_alone() -> None:
+    class Counted(dict[str, bytes]):
+        read: list[str]
+
+        def __getitem__(self, key: str) -> bytes:
+            self.read.append(key)
+            return super().__getitem__(key)
+
+        def get(self, key: str, default: Any = None) -> Any:
+            self.read.append(key)
+            return super().get(key, default)
+
+    cube = Counted()
+    cube.read = []
+    zappend.append(cube, [one(1.0, i) for i in range(5)], variables={"time": {"encoding": {"chunks": [1]}}})
+    cube.read = []
+    zappend.append(cube, one(1.0, 5))
+    assert "time/0" not in cube.read
+    assert "time/4" in cube.read
+    with pytest.raises(SliceError, match="its label 0 is in the cube already, at index 0"):
+        zappend.append(cube, one(1.0, 0))
+    assert "time/0" in cube.read
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"included_variables": ["v"]}, "slice 0: included_variables leaves out 'time', the labels; add it"),
+        ({"excluded_variables": ["t*"]}, "slice 0: excluded_variables leaves out 'time', the labels; let it in"),
+        ({"excluded_variables": ["*"]}, "slice 0: no variable that excluded_variables let in has the dimension 'time'"),
+    ],
+)
+def test_labels_that_settings_leave_out(settings: dict[str, Any], message: str) -> None:
+    cube: dict[str, bytes] = {}
+    for _ in range(2):
+        before = dict(cube)
+        with pytest.raises(SliceError) as caught:
+            zappend.append(cube, one(1.0, 1), **settings)
+        assert str(caught.value).startswith(message)
+        assert cube == before
+        zappend.append(cube, one(1.0, len(cube)))
+
+
+def test_the_slice_size_that_fits_is_named() -> None:
+    def several(first: int, count: int) -> xr.Dataset:
+        return xr.concat([one(1.0, i) for i in range(first, first + count)], "time")
+
+    chunks = {"variables": {"v": {"encoding": {"chunks": [2]}}}}
+    cube: dict[str, bytes] = {}
+    zappend.append(cube, several(0, 2), **chunks)
+    with pytest.raises(SliceError, match=r"has 4 labels along 'time', expected 2, .*; slice_size 'aligned' appends"):
+        zappend.append(cube, several(2, 4))
+    with pytest.raises(SliceError, match=r"it has 3 labels along 'time', expected 2, .*; slice_size 'any' appends it"):
+        zappend.append(cube, several(2, 3))
+    zappend.append(cube, several(2, 4), slice_size="aligned")
+    with pytest.raises(SliceError, match=r"expected a multiple of 2, .*; slice_size 'any' appends it"):
+        zappend.append(cube, several(6, 3), slice_size="aligned")
+
+
+def test_an_append_dimension_that_nobody_has() -> None:
+    cube: dict[str, bytes] = {}
+    with pytest.raises(SliceError, match="Append dimension 'tim' not found in dataset: it has no dimension 'tim'"):
+        zappend.append(cube, cubes.small(0), append_dim="tim")
+    zappend.append(cube, cubes.small(0))
+    before = dict(cube)
+    with pytest.raises(UsageError, match=r"'tim' not found in dataset .* append_dim is 'tim'; the cube has 'time', "):
+        zappend.append(cube, cubes.small(2), append_dim="tim")
+    with pytest.raises(TargetError, match="has the dimension 'tim' to append along; they have 'time', "):
+        zappend.append(cube, cubes.small(2).rename(time="tim"), append_dim="tim")
+    assert cube == before
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_cubes_in_groups_are_named(zarr_format: int, consolidated: bool) -> None:
+    store: dict[str, bytes] = {}
+    for group in ("b", "a/deep"):
+        zappend.append(store, cubes.small(0), group=group, zarr_format=zarr_format, consolidated=consolidated)
+    before = dict(store)
+    for group, message in (("", "groups: 'a', 'b'; name one with group"), ("a", "groups: 'a/deep'; name one")):
+        with pytest.raises(TargetError, match=f"it has no arrays, but {message}"):
+            zappend.append(store, cubes.small(2), group=group)
+    assert store == before
 
 
 def test_dry_run_checks_the_growing_cube_and_touches_nothing(tmp_path: Path) -> None:
     target = tmp_path / "cube.zarr"
     result = zappend.append(target, [cubes.small(0), cubes.small(2)], dry_run=True)
     assert (int(result), result.dry_run, result.slices[1].start) == (2, True, 2)
-    with pytest.raises(SliceError, match="not after the last label"):
+    with pytest.raises(SliceError, match="its 2 labels are in the cube already"):
         zappend.append(target, [cubes.small(0), cubes.small(0)], dry_run=True)
     assert cubes.tree(tmp_path) == {}
     zappend.append(target, cubes.small(0))

@@ -267,10 +267,13 @@ PROBES: dict[str, Probe] = {
         times_of(**DAYS, _FillValue=59), one(np.datetime64("2024-02-29", "ns"), 1), MASKED
     ),
     # Labels.
-    "a repeated label": Probe(grid(0), grid(0), "is not after the last label", seen="xarray #4958"),
+    "a repeated label": Probe(grid(0), grid(0), "are in the cube already, the first", seen="xarray #4958"),
     "an older label": Probe(grid(4), grid(0), "is not after the last label", seen="upstream zappend"),
     "an overlap": Probe(
-        one([1.0, 2.0], 5), one([1.0, 2.0], 6), "label 6 is not after the last label of the cube, 6", seen="nc2zarr #41"
+        one([1.0, 2.0], 5),
+        one([1.0, 2.0], 6),
+        "is in the cube already, the first, 6, at index 1",
+        seen="nc2zarr #41",
     ),
     "unsorted labels": Probe(
         one([1.0, 2.0, 3.0], 0), one([1.0, 2.0, 3.0], 3).isel(time=[1, 0, 2]), "not sorted", seen="upstream zappend"

@@ -26,8 +26,15 @@ SLICES: dict[str, tuple[Change, str]] = {
     ),
     "another size": (lambda d: d.isel(x=slice(3)), "dimension 'x' has size 3, expected 4"),
     "another constant": (lambda d: d.assign(crs=d.crs + 1), "variable 'crs' is not that of the target: 1 at index []"),
-    "a repeated label": (lambda d: d.assign_coords(time=cubes.days(1, 2)), "label 2024-01-02T00:00:00 is not after"),
-    "an older label": (lambda d: d.assign_coords(time=cubes.days(0, 2)), "label 2024-01-01T00:00:00 is not after"),
+    "a repeated label": (
+        lambda d: d.assign_coords(time=cubes.days(1, 2)),
+        "first, 2024-01-02T00:00:00, at index 1",
+    ),
+    "labels that are in": (lambda d: d.assign_coords(time=cubes.days(0, 2)), "its 2 labels are in the cube already"),
+    "an older label": (
+        lambda d: d.assign_coords(time=d.time - np.timedelta64(9, "D")),
+        "2023-12-25T00:00:00 is not after",
+    ),
     "unsorted labels": (lambda d: d.isel(time=[1, 0]), "is not after the label before it"),
     "a missing label": (
         lambda d: d.assign_coords(time=d.time.where([True, False])),

@@ -158,8 +158,9 @@ def test_one_report_names_all_own_faults() -> None:
         zappend.append({}, dataset)
     assert str(caught.value) == (
         "slice 0: variable 'time': label 2024-01-03T00:00:00 is repeated, at index [0] and [2], and labels are not "
-        "sorted: 2024-01-03T00:00:00 follows 2024-01-01T00:00:00 at index [2]; append_step 'any' appends it all the "
-        "same; variable 'lon' is missing, which the attribute coordinates of 'a', 'packed', 'counts' and 2 more names; "
+        "sorted: 2024-01-03T00:00:00 follows 2024-01-01T00:00:00 at index [2]; mend them, or append_step 'any' takes "
+        "labels as they are; "
+        "variable 'lon' is missing, which the attribute coordinates of 'a', 'packed', 'counts' and 2 more names; "
         "variable 'lat' is missing, which the attribute coordinates of 'a', 'packed', 'counts' and 2 more names; "
         "add what is missing, or take its name out (xarray may keep such attributes in .encoding)"
     )

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,7 +19,7 @@ import numpy as np
 from zappend.arrays import ArrayReader, Box
 from zappend.attributes import described, evaluated, templates
 from zappend.cf import to_stored
-from zappend.checks import fixed_problems, own_problems, refuse
+from zappend.checks import check_dimension, fixed_problems, own_problems, refuse
 from zappend.codec import ChunkCodec, single_threaded_blosc
 from zappend.consolidation import leftovers, switched
 from zappend.datatypes import Block
@@ -124,6 +125,7 @@ class Appender:
         regions = [*constants, *last]
         found = read_many(store, [*self._reader.keys_to_check(cube), *self._arrays.keys(regions)])
         cube = self._reader.checked(cube, found)
+        check_dimension(cube, new, dim, partial(self._groups, store))
         if self._is_there(store, cube, new):
             return None
         refuse(new, own_problems(new, self._settings))
@@ -133,7 +135,7 @@ class Appender:
         stored = {array.name: block for (array, _), block in zip(constants, blocks, strict=False)}
         tail = blocks[-1] if last else None
         known = {key: data for region in last for key, data in self._arrays.kept_data(*region).items()}
-        plan = self._fitting(plan_append(fit, new, self._settings, tail, stored))
+        plan = self._fitting(plan_append(fit, new, self._settings, tail, stored, partial(self._labels, store, cube)))
         if cube is not before:
             documents, removed = leftovers(before, plan.cube)
             plan = replace(plan, documents={**plan.documents, **documents}, removed=removed)
@@ -207,8 +209,18 @@ class Appender:
             stored = labels.stored(encodings_of(cube)[dim])
         except EncodingError:
             return False
-        (there,) = self._arrays.read(store, [(cube.arrays[dim], _whole(cube.arrays[dim]))])
-        return bool(np.isin(stored, there).all())
+        return bool(np.isin(stored, self._labels(store, cube)).all())
+
+    def _groups(self, store: Mapping[str, bytes]) -> list[str]:
+        """Return the paths of the groups directly in the target, as the setting ``group`` has them."""
+        above = self._settings.group.strip("/")
+        return [f"{above}/{name}" if above else name for name in self._reader.groups(store)]
+
+    def _labels(self, store: Mapping[str, bytes], cube: Cube) -> Block:
+        """Return all stored labels of the cube, which has some."""
+        array = cube.arrays[self._settings.append_dim]
+        (labels,) = self._arrays.read(store, [(array, _whole(array))])
+        return labels
 
     # Writing.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,17 @@ from zappend.encoding import STANDARD_CALENDARS, Encoding, encoding_attrs, same
 from zappend.errors import SliceError, TargetError, UsageError
 from zappend.exact import EncodingError
 from zappend.kinds import is_storable
-from zappend.labels import check_labels, label_faults
+from zappend.labels import label_faults, left_out
 from zappend.metadata import Array, Cube
 from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable
-from zappend.steps import parse_step
 from zappend.variables import dims_of
 
 __all__ = [
+    "check_dimension",
     "compare_constants",
     "cube_size",
     "fixed_problems",
-    "following_labels",
     "own_problems",
     "reference_problems",
     "refuse",
@@ -36,7 +35,7 @@ __all__ = [
 REFERENCES = ("bounds", "climatology", "coordinates", "geometry", "grid_mapping")
 """Attributes of CF that name variables without which values cannot be understood."""
 
-ANY_STEP = "append_step 'any' appends it all the same"
+ANY_LABELS = "mend them, or append_step 'any' takes labels as they are"
 
 KEPT_BYTES = 2**25
 """Bytes of values that were compared, and are kept for the next slice, at most."""
@@ -84,8 +83,9 @@ def own_problems(new: Slice, settings: Settings) -> list[str]:
         has = ", ".join(map(repr, new.sizes)) or "none at all"
         scalar = dim in new.variables and not new.variables[dim].dims
         hint = f", and {dim!r} as a scalar: the setting expand_dims makes a dimension of it" if scalar else ""
-        way = "" if scalar else "; the setting expand_dims can give it one"
-        refuse(new, [f"it has no dimension {dim!r} to append along; it has {has}{hint}{way}"])
+        way = "" if scalar else "; the setting expand_dims can give it one, append_dim name another"
+        why = f"it has no dimension {dim!r} to append along; it has {has}{hint}{way}"
+        refuse(new, [f"Append dimension {dim!r} not found in dataset: {why}"])
     if new.sizes[dim] == 0:
         refuse(new, [f"its dimension {dim!r} is empty"])
     return _dims_problems(new, settings) + _own_label_problems(new, settings)
@@ -107,8 +107,8 @@ def _own_label_problems(new: Slice, settings: Settings) -> list[str]:
     try:
         faults = label_faults(labels.read(), labels.source or Encoding(labels.dtype, {}))
     except TypeError as error:
-        return [f"variable {labels.name!r}: its labels have no order: {error}; {ANY_STEP}"]
-    return [f"variable {labels.name!r}: {', and '.join(faults)}; {ANY_STEP}"] if faults else []
+        return [f"variable {labels.name!r}: its labels have no order: {error}; {ANY_LABELS}"]
+    return [f"variable {labels.name!r}: {', and '.join(faults)}; {ANY_LABELS}"] if faults else []
 
 
 def reference_problems(new: Slice) -> list[str]:
@@ -138,12 +138,47 @@ def reference_problems(new: Slice) -> list[str]:
     return problems
 
 
+def check_dimension(cube: Cube, new: Slice, dim: str, groups: Callable[[], list[str]]) -> None:
+    """Raise an error if no array of the cube has the dimension `dim`.
+
+    Parameters
+    ----------
+    cube, new
+        The cube and the slice.
+    dim
+        The append dimension.
+    groups
+        Finds the groups in the target; called only if it has no array.
+
+    Raises
+    ------
+    UsageError
+        If the slice lacks the dimension, too, so that the setting must be wrong.
+    TargetError
+        If the slice has it.
+    """
+    if any(dim in array.dims for array in cube.arrays.values()):
+        return
+    why = f"no array of the target has the dimension {dim!r} to append along"
+    if not cube.arrays:
+        inner = ", ".join(map(repr, groups()))
+        raise TargetError(
+            f"{why}: it has no arrays, but groups: {inner}; name one with group"
+            if inner
+            else f"{why}, as it is a group without arrays; force_new makes a cube of it"
+        )
+    has = ", ".join(dict.fromkeys(repr(d) for array in cube.arrays.values() for d in array.dims)) or "none"
+    if dim not in new.sizes:
+        raise UsageError(
+            f"Append dimension {dim!r} not found in dataset of slice {new.name}, nor in the cube: append_dim is "
+            f"{dim!r}; the cube has {has}"
+        )
+    raise TargetError(f"{why}; they have {has}")
+
+
 def cube_size(cube: Cube, dim: str) -> int:
-    """Return how many labels the cube has along `dim`; raise `TargetError` if its arrays do not agree."""
+    """Return how many labels the cube has along `dim`, which it has; raise `TargetError` if its arrays do not agree."""
     sizes = {name: a.shape[a.dims.index(dim)] for name, a in cube.arrays.items() if dim in a.dims}
-    if not sizes:
-        has = ", ".join(dict.fromkeys(repr(d) for array in cube.arrays.values() for d in array.dims)) or "none"
-        raise TargetError(f"no array of the target has the dimension {dim!r} to append along; they have {has}")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
         raise TargetError(f"the arrays of the target differ in length along {dim!r}: {listed}")
@@ -182,7 +217,8 @@ def _missing_problems(cube: Cube, new: Slice, encodings: Mapping[str, Encoding],
     for name in missing:
         fills = dim not in cube.arrays[name].dims or missing_value(encodings[name]) is not None
         if name == dim and dim in cube.arrays[name].dims:
-            problems.append(f"its labels {name!r} are missing, and labels are never filled: give the slice some")
+            lacking = f"its labels {name!r} are missing, and labels are never filled: give the slice some"
+            problems.append(left_out(name, settings) or lacking)
         elif not fills:
             problems.append(
                 f"variable {name!r} is missing, and cannot be filled: the target has no missing value for it"
@@ -284,37 +320,15 @@ def _difference(
     return None if alike.all() else tuple(int(i) for i in np.argwhere(~alike)[0])
 
 
-def following_labels(
-    new: Slice, settings: Settings, encoding: Encoding | None, tail: Block | None
-) -> tuple[Block | None, list[str]]:
-    """Return the labels of the slice as they are stored, and why they may not follow `tail`, the last ones of the cube.
-
-    Where they may be any, or cannot be stored, there are none.
-    """
-    step = parse_step(settings.append_step)
-    if settings.append_step == "any":
-        return None, []
-    labels = new.labelled(settings.append_dim)
-    if labels is None or encoding is None:
-        return None, [f"it has no coordinate {settings.append_dim!r}, so its order cannot be checked; {ANY_STEP}"]
-    try:
-        stored = labels.stored(encoding)
-    except EncodingError as error:
-        return None, [f"variable {labels.name!r}: {error}"]
-    why = check_labels(stored, stored[:0] if tail is None else tail, encoding, step)
-    if why and step is None and (tail is None or len(tail) < 2):
-        return stored, [f"{why}; append_step '-' takes labels that descend, 'any' takes all"]
-    return stored, [f"{why}; {ANY_STEP}"] if why else []
-
-
 def size_problems(cube: Cube, new: Slice, dim: str, old_size: int, size: int, settings: Settings) -> list[str]:
     """Compare the number of labels with the chunks of the cube."""
-    problems = []
+    problems: list[str] = []
+    if settings.slice_size == "any":
+        return problems
     exempt = new.along(dim)
-    for name, array in cube.arrays.items():
-        if dim not in array.dims or name in exempt or settings.slice_size == "any":
-            continue
-        chunk = array.chunks[array.dims.index(dim)]
+    those = {name: array for name, array in cube.arrays.items() if dim in array.dims and name not in exempt}
+    chunks = [array.chunks[array.dims.index(dim)] for array in those.values()]
+    for (name, array), chunk in zip(those.items(), chunks, strict=True):
         unit = "shard" if array.is_sharded else "chunk"
         if old_size % chunk:
             problems.append(f"the last {unit} of {name!r} holds only {old_size % chunk} of {chunk} labels")
@@ -324,5 +338,6 @@ def size_problems(cube: Cube, new: Slice, dim: str, old_size: int, size: int, se
             problems.append(f"it has {size} labels along {dim!r}, expected a multiple of {chunk}, as {name!r}")
         else:
             continue
-        return [f"{problems[0]}; slice_size 'any' appends it all the same"]
+        way = "any" if any(old_size % each or size % each for each in chunks) else "aligned"
+        return [f"{problems[0]}; slice_size {way!r} appends it all the same"]
     return problems

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -18,7 +18,6 @@ from zappend.agreement import check_followed
 from zappend.attributes import attrs_after, described, fixed_attrs
 from zappend.checks import (
     compare_constants,
-    following_labels,
     own_problems,
     reference_problems,
     refuse,
@@ -30,6 +29,7 @@ from zappend.datatypes import Block
 from zappend.encoding import Encoding
 from zappend.exact import EncodingError
 from zappend.fit import Fit
+from zappend.labels import following_labels
 from zappend.metadata import Array, Cube, Json, new_cube
 from zappend.settings import Settings
 from zappend.slices import Slice
@@ -260,6 +260,7 @@ def plan_append(
     settings: Settings,
     tail: Block | None,
     constants: Mapping[str, Block],
+    all_labels: Callable[[], Block],
 ) -> Plan:
     """Return the plan by which a cube grows by the slice `new`.
 
@@ -275,6 +276,8 @@ def plan_append(
         The last two stored labels, or as many as there are; ``None`` if the cube has no labels.
     constants
         The stored values of arrays that do not have the append dimension, as far as they are to be compared.
+    all_labels
+        Reads all stored labels; called only if the slice is refused.
 
     Raises
     ------
@@ -286,7 +289,7 @@ def plan_append(
     new = filled(cube, new, encodings, dim)
     labels = new.labelled(dim)
     equal, problems = compare_constants(new, encodings, constants, fit.constants)
-    stored, more = following_labels(new, settings, encodings.get(dim) if labels else None, tail)
+    stored, more = following_labels(new, settings, encodings.get(dim) if labels else None, tail, all_labels)
     problems += more
     problems += size_problems(cube, new, dim, fit.size, size, settings)
     refuse(new, problems)

@@ -25,6 +25,9 @@ WATCHED = frozenset({"shape", "chunks", "dtype", "data_type", "fill_value", "att
 
 ROOT = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
+GROUPS = ("zarr.json", ".zgroup")
+"""Documents of which one tells a group."""
+
 LIKELY = ("zarr.json", ".zmetadata")
 
 NO_ATTRS: Json = {}
@@ -98,6 +101,17 @@ class CubeReader:
             name, _, last = key.rpartition("/")
             self._parsed[key] = data, cube.arrays[name].documents[last] if name else cube.root[last]
         self._cube = cube
+
+    def groups(self, store: Mapping[str, bytes]) -> list[str]:
+        """Return the names of the groups that are directly in that at the root."""
+        children = sorted(set(children_of(store, "")) - set(ROOT))
+        with self._understood():
+            found = self._load(read_many(store, [f"{child}/{last}" for child in children for last in GROUPS]))
+        return [
+            child
+            for child in children
+            if f"{child}/.zgroup" in found or found.get(f"{child}/zarr.json", {}).get("node_type") == "group"
+        ]
 
     @contextmanager
     def _understood(self) -> Iterator[None]:

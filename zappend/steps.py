@@ -51,6 +51,12 @@ NANOSECONDS = {
 
 WORDS = "Cannot append slice because this would result in an invalid step size"
 
+GAP_BEFORE = "a slice is missing before it, or append_step is wrong"
+
+GAP_WITHIN = "labels are missing in it, or append_step is wrong"
+
+LABELS_WRONG = "its labels or append_step are wrong"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -170,7 +176,7 @@ def _duration(text: str) -> Step | None:
 
 
 def step_fault(labels: Block, tail: Block, encoding: Encoding, step: Step) -> str | None:
-    """Return where labels do not have the step, how far they are apart, and what is missing; ``None`` if they have it.
+    """Return where labels do not have the step, how far they are apart, and what to do; ``None`` if they have it.
 
     Parameters
     ----------
@@ -183,17 +189,19 @@ def step_fault(labels: Block, tail: Block, encoding: Encoding, step: Step) -> st
     step
         What the user asks for.
     """
+    fault = None
     try:
         if step.months is not None:
-            return _months_fault(labels, tail, encoding, step)
-        if step.number is not None or step.nanoseconds is not None:
-            return _distance_fault(np.concatenate([tail[-1:], labels]), encoding, step)
+            fault = _months_fault(labels, tail, encoding, step)
+        elif step.number is not None or step.nanoseconds is not None:
+            fault = _distance_fault(labels, tail[-1:], encoding, step)
     except EncodingError as error:
-        return f"the step {step.text!r} cannot be checked: {error}"
-    return None
+        fault = f"the step {step.text!r} cannot be checked: {error}"
+    return fault and f"{fault}; append_step '{'+' if step.sign > 0 else '-'}' takes labels at any distance"
 
 
-def _distance_fault(joined: Block, encoding: Encoding, step: Step) -> str | None:
+def _distance_fault(labels: Block, last: Block, encoding: Encoding, step: Step) -> str | None:
+    joined = np.concatenate([last, labels])
     is_time = encoding.is_time or encoding.is_duration
     if step.nanoseconds is not None and not is_time:
         return f"labels are no times, so they cannot have the step {step.text!r}"
@@ -227,14 +235,16 @@ def _distance_fault(joined: Block, encoding: Encoding, step: Step) -> str | None
         text = _as_duration(round(Fraction(found) * unit * scale))
     count = float(Fraction(found) / expected)
     times = round(count) if abs(count - round(count)) * abs(expected) <= max(rounding, 1e-9 * abs(expected)) else 0
-    return _fault(joined[at], joined[at + 1], encoding, step, text, times)
+    cause = LABELS_WRONG if count < 1 else GAP_BEFORE if at < len(last) else GAP_WITHIN
+    return _fault(joined[at], joined[at + 1], encoding, step, text, times, cause)
 
 
-def _fault(before: Any, label: Any, encoding: Encoding, step: Step, found: str, times: int) -> str:
+def _fault(before: Any, label: Any, encoding: Encoding, step: Step, found: str, times: int, cause: str) -> str:
     """Return the sentence; `times` is how many steps fit between the labels, 0 if no whole number of them does."""
     gap = f": {times - 1} label{'s are' if times > 2 else ' is'} missing between them" if times > 1 else ""
     return (
-        f"{WORDS}: the step from {show(before, encoding)} to {show(label, encoding)} is {found}, not {step.text}{gap}"
+        f"{WORDS}: the step from {show(before, encoding)} to {show(label, encoding)} is {found}, not {step.text}{gap}; "
+        f"{cause}"
     )
 
 
@@ -297,7 +307,8 @@ def _months_fault(labels: Block, tail: Block, encoding: Encoding, step: Step) ->
             if alike
             else _as_duration(_nanoseconds(times[at] - times[at - 1]))
         )
-        return _fault(stored[at - 1], stored[at], encoding, step, found, 0 if rest else count)
+        cause = LABELS_WRONG if abs(distance) <= abs(months) else GAP_BEFORE if at == len(tail) else GAP_WITHIN
+        return _fault(stored[at - 1], stored[at], encoding, step, found, 0 if rest else count, cause)
     return None
 
 

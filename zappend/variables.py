@@ -85,6 +85,12 @@ def select(new: Slice, settings: Settings) -> Slice:
     kept = {name: replace(variable, attrs=_without(variable.attrs, gone)) for name, variable in taken.items()}
     used = {dim for variable in kept.values() for dim in variable.dims}
     used.update(dim for name in described if settings.takes(name) for dim in dims_of(settings, name) or ())
+    if settings.append_dim in new.sizes and settings.append_dim not in used:
+        what = " and ".join(key for key in ("included_variables", "excluded_variables") if getattr(settings, key))
+        raise SliceError(
+            f"slice {new.name}: no variable that {what} let in has the dimension {settings.append_dim!r} to append "
+            f"along"
+        )
     return replace(
         new,
         sizes={dim: size for dim, size in new.sizes.items() if dim in used},
