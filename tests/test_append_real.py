@@ -154,7 +154,9 @@ def test_scenarios_along_a_dimension_of_strings(tmp_path: Path, zarr_format: int
     zappend.append(target, slices, excluded_variables=["forecast_reference_time"], **settings)
     expected = [one.drop_vars("forecast_reference_time") for one in slices]
     cubes.assert_cube(target, cubes.concatenated(expected, "scenario"))
-    with pytest.raises(SliceError, match="its label A2 is in the cube already, at index 0; if_exists 'skip'"):
+    with pytest.raises(SliceError, match="its label E1 is in the cube already, at index 1; if_exists 'skip'"):
+        zappend.append(target, expected[1].assign_coords(scenario=["E1"]), append_dim="scenario")
+    with pytest.raises(SliceError, match="label A2 is not after the last label of the cube, E1"):
         zappend.append(target, expected[1].assign_coords(scenario=["A2"]), append_dim="scenario")
 
 

@@ -190,6 +190,7 @@ def test_variables_that_only_the_settings_have_can_be_included_and_excluded() ->
             UsageError,
             "(Missing dimensions of variable 'b': with dims, and dtype and fill_value in its encoding, it is created)",
         ),
+        ("packd", {}, UsageError, "setting variables.packd: slice 0 has no variable 'packd'; did you mean 'packed'?"),
         ("b", {"dims": DIMS}, UsageError, "Missing 'dtype' in encoding configuration of variable 'b'"),
         (
             "b",
