@@ -179,7 +179,7 @@ def test_what_is_in_is_told_by_its_index(zarr_format: int, step: Any) -> None:
                 zappend.append(cube, one(1.0, sign * there), append_step=step)
             assert str(caught.value) == (
                 f"slice 0: its label {sign * there} is in the cube already, at index {there}; if_exists 'skip' leaves "
-                f"such slices out"
+                f"such slices out, 'replace' writes them again"
             )
         with pytest.raises(SliceError, match=r"not (after|before).*'any' appends it out of order") as caught:
             zappend.append(cube, one(1.0, -sign), append_step=step)

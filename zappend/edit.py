@@ -133,7 +133,7 @@ class Editor(Appender):
         new, fit, there, _ = self._look(store, self._prepared(new), needs_labels=False)
         labels = decoded = None
         if there is not None:
-            labels = self._labels(new, fit)
+            labels = self._labels_of(new, fit)
             decoded = self._decoded(np.concatenate([there, labels]), fit.encodings[settings.append_dim])
         first = first_of_last(settings.keep_last, decoded, plan.stop)
         if not first:
@@ -153,7 +153,7 @@ class Editor(Appender):
         """
         new, fit, there, problems = self._look(store, self._prepared(new))
         refuse(new, problems)
-        return self._replacing(new, fit, there, self._labels(new, fit))
+        return self._replacing(new, fit, there, self._labels_of(new, fit))
 
     def _replacing(self, new: Slice, fit: Fit, there: Block, labels: Block) -> EditPlan:
         at, why = place_of(labels, there, fit.encodings[self._settings.append_dim])
@@ -177,7 +177,7 @@ class Editor(Appender):
         if settings.append_step == "any":
             problems += label_faults(labels.read(), labels.source or Encoding(labels.dtype, {}))
         refuse(new, problems)
-        stored = self._labels(new, fit)
+        stored = self._labels_of(new, fit)
         if settings.if_exists != "error" and np.isin(stored, there).all():
             return None if settings.if_exists == "skip" else self._replacing(new, fit, there, stored)
         at, why = place_to_insert(stored, there, encoding, parse_step(settings.append_step))
@@ -219,7 +219,7 @@ class Editor(Appender):
         equal, problems = compare_constants(new, fit.encodings, stored, fit.constants)
         return new, replace(fit, constants=equal), blocks[-1] if rows else None, problems
 
-    def _labels(self, new: Slice, fit: Fit) -> Block:
+    def _labels_of(self, new: Slice, fit: Fit) -> Block:
         """Return the labels of the slice as the cube stores them."""
         labels = new.variables[self._settings.append_dim]
         try:
@@ -238,6 +238,9 @@ class Editor(Appender):
             raise TargetError(f"{self._name}: there is no cube")
         cube = self._reader.checked(cube, read_many(store, self._reader.keys_to_check(cube)))
         dim = self._settings.append_dim
+        if dim not in cube.sizes:
+            has = ", ".join(map(repr, cube.sizes)) or "none"
+            raise TargetError(f"no array of the target has the dimension {dim!r} to append along; they have {has}")
         size = cube_size(cube, dim)
         array = cube.arrays.get(dim)
         if not with_labels or array is None or array.dims != (dim,):

@@ -96,11 +96,14 @@ def _repetition(labels: Block, there: Block, encoding: Encoding) -> str | None:
     first = labels[int(np.argmax(repeated))]
     label, at = show(first, encoding), int(np.argmax(there == first))
     if len(labels) == 1:
-        return f"its label {label} is in the cube already, at index {at}; if_exists 'skip' leaves such slices out"
+        return (
+            f"its label {label} is in the cube already, at index {at}; if_exists 'skip' leaves such slices out, "
+            f"'replace' writes them again"
+        )
     if count == len(labels):
         return (
             f"its {count} labels are in the cube already, the first, {label}, at index {at}; if_exists 'skip' leaves "
-            f"such slices out"
+            f"such slices out, 'replace' writes them again"
         )
     return (
         f"{count} of its {len(labels)} labels {'is' if count == 1 else 'are'} in the cube already, the first, {label}, "
@@ -109,7 +112,7 @@ def _repetition(labels: Block, there: Block, encoding: Encoding) -> str | None:
 
 
 def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | None) -> str | None:
-    """Return where labels are not in order, or do not have the step."""
+    """Return where `labels` are not in order behind `tail`, or do not have the step; ``None``: nowhere."""
     labels, tail = as_meant(labels, encoding), as_meant(tail, encoding)
     joined = np.concatenate([tail[-1:], labels])
     scale = encoding.attrs.get("scale_factor")
@@ -133,6 +136,7 @@ def check_labels(labels: Block, tail: Block, encoding: Encoding, step: Step | No
         ways = [
             *([] if is_first else ["sort them"]),
             *(["append_step '-' takes labels that descend"] if may_descend else []),
+            *(["if_earlier 'insert' puts it where it belongs"] if is_first else []),
             "append_step 'any' appends it out of order",
         ]
         return (
