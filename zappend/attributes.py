@@ -8,6 +8,7 @@ number for example; in other text the value is written out.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,10 +123,12 @@ def templates(settings: Settings) -> tuple[Template, ...]:
     Raises
     ------
     UsageError
-        If something in an expression is not allowed.
+        If something in an expression is not allowed, or braces open one and do not close it.
     """
-    dynamic = [name for name, value in settings.attrs.items() if _has_expression(value)]
-    if dynamic and not settings.permit_eval:
+    if settings.permit_eval:
+        # Also such as nothing closes, which are no text, but mistyped.
+        dynamic = [name for name, value in settings.attrs.items() if isinstance(value, str) and OPEN in value]
+    elif dynamic := [name for name, value in settings.attrs.items() if _has_expression(value)]:
         log.warning("attrs.%s: {{ … }} is taken as text; permit_eval: true evaluates it", ", attrs.".join(dynamic))
         return ()
     return tuple(Template(name, tuple(_parts(name, settings.attrs[name]))) for name in dynamic)
@@ -178,17 +181,16 @@ def _has_expression(value: Any) -> bool:
 def _parts(name: str, value: str) -> Iterator[str | Expression]:
     if value.count(OPEN) > MOST_EXPRESSIONS:
         raise UsageError(f"setting attrs.{name}: it has more than {MOST_EXPRESSIONS} expressions")
-    before, _, rest = value.partition(OPEN)
-    while True:
-        if before:
-            yield before
-        if not rest:
-            return
-        expression, rest = _expression(name, rest)
-        yield expression
+    rest = value
+    while rest:
         before, opening, rest = rest.partition(OPEN)
         if opening and not rest:
             raise UsageError(f"setting attrs.{name}: '{OPEN}' at its end opens an expression that is not there")
+        if before:
+            yield before
+        if opening:
+            expression, rest = _expression(name, rest)
+            yield expression
 
 
 def _expression(name: str, rest: str) -> tuple[Expression, str]:
@@ -210,6 +212,8 @@ def _expression(name: str, rest: str) -> tuple[Expression, str]:
 
 
 def _to_json(value: Any, where: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # which JSON has only as text; expressions give the same
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
