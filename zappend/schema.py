@@ -34,8 +34,11 @@ All settings, as they stand in configuration files (JSON, YAML, TOML), as keywor
 
 Several files merge: later ones win, name by name, and lists are replaced whole; then come `--set` and keywords. In the
 text of files `${NAME}` stands for a variable of the environment, which must be set, `$NAME` for one if it is set, and
-`$$` for a dollar sign. `zappend config show` prints what comes of it all, and where each setting comes from; `zappend
-config schema` prints the JSON Schema, for editors.
+`$$` for a dollar sign. The value behind `--set` is YAML, so text with braces or brackets needs quotes:
+`--set 'attrs.day="{{ ds.time[-1] }}"'`. Paths in files are relative to the current folder, not to that of the file.
+
+`zappend config show` prints what comes of it all, and where each setting comes from, with `${NAME}` as it is written;
+it checks what can be checked without data. `zappend config schema` prints the JSON Schema, for editors.
 """
 
 
@@ -47,7 +50,7 @@ def json_schema() -> dict[str, Any]:
         part = parts[struct.__name__]
         part["description"] = (inspect.getdoc(struct) or "").partition("\n")[0]
         for name, text in _descriptions(struct).items():
-            part["properties"][name]["description"] = _plain(text)
+            part["properties"][name]["description"] = _plain(text).replace("` below", "`")
     settings = parts["Settings"]["properties"]
     for alias, name in ALIASES.items():
         settings[alias] = {**settings[name], "description": f"The same as {name}."}

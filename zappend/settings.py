@@ -41,29 +41,41 @@ Sizes = list[int | None] | dict[str, int | None] | int | None | UnsetType
 
 
 class EncodingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How a variable is to be stored. What is not set is chosen by the first slice; ``None`` means "without".
+    """How a variable is to be stored. What is not set is chosen by the first slice; ``null`` means "without".
 
     Attributes
     ----------
     dtype
         Type of the stored values, as numpy names it; ``string`` and ``bytes`` for those of any length.
-    chunks, shards
-        Sizes of a chunk, and of a shard, in format 3 a file of many chunks: a list in the order of the dimensions,
-        or a mapping by their names.
-    compressors, compressor
-        Codecs from bytes to bytes: one or a list; ``None``: uncompressed. In format 2 there can be one.
+    chunks
+        Sizes of a chunk: a list in the order of the dimensions, or a mapping by their names; ``null`` and -1 stand for
+        the dimension's size in the first slice.
+    shards
+        Sizes of a shard, in format 3 a file of many chunks, as in `chunks`: multiples of the sizes of a chunk.
+    compressors
+        Codecs from bytes to bytes: one or a list; ``null``: uncompressed. In format 2 there can be one.
+    compressor
+        The same as `compressors`, by its name in format 2; only one of both can be given.
     filters
         Codecs before that: in format 3 those from arrays to arrays.
     serializer
         In format 3 the codec from an array to bytes.
     fill_value
         What stands for a missing value, and fills chunks that are not there; ``NaN`` may be text.
-    scale_factor, add_offset
-        Packing: a value is stored as ``(value - add_offset) / scale_factor``.
-    units, calendar
-        Of times and durations, as CF has them; of other numbers, ``units`` is an attribute and none of these.
-    dimension_separator, chunk_key_encoding
-        How keys of chunks are made: ``.`` or ``/``; or as zarr-python names it.
+    scale_factor
+        Packing: a value is stored as ``(value - add_offset) / scale_factor``. By default 1.
+    add_offset
+        Packing: what is subtracted before the value is divided by `scale_factor`. By default 0.
+    units
+        Of times and durations, as CF has them, such as ``hours since 2024-01-01``; that of other numbers is an
+        attribute, which goes into `attrs`.
+    calendar
+        Of times, as CF has them, such as ``noleap``.
+    dimension_separator
+        What stands between the numbers in the key of a chunk.
+    chunk_key_encoding
+        How keys of chunks are made, as zarr-python names it, such as ``{"name": "v2", "separator": "/"}``; or only the
+        separator. Only one of this and `dimension_separator` can be given.
     """
 
     dtype: Any = UNSET
@@ -194,7 +206,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ``any`` goes.
     expand_dims
         Give slices that lack the append dimension one of size 1: ``true``, its label is the scalar coordinate of that
-        name; or where else it comes from, as in `ExpandDims`. All data variables get it.
+        name; or where else it comes from, as in `expand_dims` below. All data variables get it.
     fixed_dims
         Sizes that other dimensions must have, by name, in each slice and in the cube.
     if_exists
@@ -205,13 +217,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Delete old labels with each slice that is appended, so that only the last ones stay: how many, or a duration,
         such as ``30d``, for those that are less than that from the last one. A slice stays whole, and one that is
         inserted or replaced deletes nothing.
-    included_variables, excluded_variables
-        Names of variables, or patterns such as ``sst_*``, of a slice: those to take, all by default, and of these
-        those to leave.
+    included_variables
+        Names of the variables of a slice that are taken, or patterns such as ``sst_*``; all by default.
+    excluded_variables
+        Names or patterns of variables that are left out, of those that `included_variables` takes.
     missing_variables
         What to do with a slice that lacks a variable: ``refuse`` it, or ``fill`` the variable with missing values.
     variables
-        What holds for single variables, by name, and for all of them by ``*``: `VariableSettings`.
+        What holds for single variables, by name, and for all of them by ``*``, as in `variables.<name>` below.
     on_overflow
         What to do with a number that its type or packing cannot hold: ``error``, ``clip`` it to the nearest that can
         be held, or ``mask`` it as missing.
@@ -244,8 +257,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ``decode_cf`` or another argument asks for it.
     slice_polling
         Wait for a slice that is not there yet, cannot be opened yet, is a Zarr folder with missing chunks, or still
-        changes: ``true``, or how long as in `Polling`, of which either number may be left out. What has changed within
-        an interval, or nobody knows when, is looked at twice. Only for slices that are given by path or URL.
+        changes: ``true``, or how long, as in `slice_polling` below, where either number may be left out. What has
+        changed within an interval, or nobody knows when, is looked at twice. Only for slices that are given by path
+        or URL.
     slice_missing_chunks
         What to do with a slice that is a Zarr folder with missing chunks, which read as the fill value: ``refuse`` it;
         or ``fill``, take it as it reads. Unset: take it with a warning, but under `slice_polling` refuse it. Under
@@ -282,7 +296,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ``true``: log to standard error from level ``INFO`` on; the name of a level: from that one on; or a
         configuration as of `logging.config.dictConfig`. Loggers that it does not name stay as they are.
     profiling
-        ``true``: profile the calling thread and log the report; a path: write it there, too; or as in `Profiling`.
+        ``true``: profile the calling thread and log the report; a path: write it there, too; or as in `profiling`
+        below.
     """
 
     version: Literal[1] = 1
