@@ -170,7 +170,7 @@ COMMANDS: dict[str, tuple[list[str] | Callable[[Path], list[str]], int, str]] = 
     "options that are no object": (["-t", "c.zarr", "--storage-options", "1", "ok.nc"], 2, "it must be an object"),
     "options for a path": (["-t", "c.zarr", "--storage-options", '{"a": 1}', "ok.nc"], 2, "go with a URL"),
     "no slices": (["-t", "cube.zarr"], 2, "Missing argument 'SLICES...'"),
-    "no target": (["ok.nc"], 2, "no target: give -t TARGET, or set target_dir"),
+    "no target": (["ok.nc"], 2, "no target: give -t TARGET, or set target_dir (Missing 'target_dir' in configuration)"),
     "an unknown option": (["-t", "cube.zarr", "--fast", "ok.nc"], 2, "No such option '--fast'"),
     "a wrong format": (["-t", "cube.zarr", "--zarr-format", "4", "ok.nc"], 2, "'4' is not one of '2', '3'"),
     "a wrong step": (["-t", "cube.zarr", "--append-step", "soon", "ok.nc"], 2, "append_step must be a number"),
@@ -181,7 +181,11 @@ COMMANDS: dict[str, tuple[list[str] | Callable[[Path], list[str]], int, str]] = 
         2,
         "unknown setting 'apend_dim'; did you mean 'append_dim'?",
     ),
-    "a wrong value": (a_configuration("threads: many"), 2, "config.yaml: setting threads: expected `int"),
+    "a wrong value": (
+        a_configuration("threads: many"),
+        2,
+        "config.yaml: setting threads must be a whole number of at least 1, not 'many' (text)",
+    ),
 }
 
 

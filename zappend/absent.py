@@ -15,10 +15,11 @@ from msgspec import UNSET
 
 from zappend.encoding import Encoding, encoding_attrs
 from zappend.errors import UsageError
+from zappend.forms import named_type
 from zappend.metadata import Cube
 from zappend.settings import Settings
 from zappend.slices import Slice, SliceVariable, check_name
-from zappend.variables import ALL, dims_of, fill_number, named_type, type_name
+from zappend.variables import ALL, dims_of, fill_number, type_name
 
 if TYPE_CHECKING:
     import xarray as xr

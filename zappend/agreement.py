@@ -11,10 +11,11 @@ from msgspec import UNSET
 from zappend.codecspec import chunk_keys, codec_differences
 from zappend.encoding import Encoding, encoding_attrs, is_time_unit, same, same_units
 from zappend.errors import UsageError
+from zappend.forms import named_type
 from zappend.metadata import Array, Cube
 from zappend.settings import EncodingSettings, Settings
 from zappend.slices import Slice
-from zappend.variables import dims_of, encoding_settings, fill_number, named_type, sizes_of, type_name
+from zappend.variables import dims_of, encoding_settings, fill_number, sizes_of, type_name
 
 __all__ = ["check_encodings", "check_followed"]
 

@@ -375,15 +375,19 @@ def schema(markdown: bool) -> None:
 def show(configs: tuple[str, ...], assigned: tuple[str, ...], defaults: bool, as_json: bool, traceback: bool) -> None:
     """Print the settings that come of all files, and where each comes from; what may be secret is hidden."""
     with _reported(traceback, verbose=False):
-        from zappend.config import assignment, layers_of
-        from zappend.origins import as_text, show_settings
+        from zappend.config import assignment, layers_of, load_settings
+        from zappend.origins import as_text, check_together, show_settings
 
-        shown = show_settings(layers_of([*configs, *map(assignment, assigned)]), defaults=defaults)
+        layers = layers_of([*configs, *map(assignment, assigned)])
+        check_together(load_settings(layers))
+        shown = show_settings(layers, defaults=defaults)
         if as_json:
             named = {name: {"value": value, "origin": origin} for name, (value, origin) in shown.items()}
             click.echo(json.dumps(named, indent=2, default=str))
-        else:
+        elif shown:
             click.echo(as_text(shown))
+        else:
+            click.echo("No setting is given; give files by -c, or --defaults to see what holds without.", err=True)
 
 
 @cli.command()

@@ -5,18 +5,21 @@ Later configurations win, name by name, as deep as there are names; lists are re
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import msgspec
 
 from zappend.errors import UsageError
 from zappend.fileobj import FileObj
-from zappend.settings import ALIASES, EncodingSettings, ExpandDims, Polling, Profiling, Settings, VariableSettings
+from zappend.redaction import is_secret
+from zappend.settings import Settings
+from zappend.validation import checked, dotted, renamed
 
 __all__ = [
     "VARIABLE",
@@ -94,7 +97,7 @@ def layers_of(configs: ConfigLike | Iterable[Any], **settings: Any) -> list[Laye
     layers = [_layer_of(config) for config in _each(configs)]
     given = {name: value for name, value in settings.items() if value is not None}
     if given:
-        values = _checked(given, "settings")
+        values = checked(given, "")
         layers.append(Layer("argument", values, values))
     return layers
 
@@ -124,14 +127,21 @@ def assignment(text: str) -> Layer:
     path = [name.strip('"') for name in ASSIGNED.findall(names.strip())]
     if not equals or not path:
         raise UsageError(f"--set {text}: write it as name=value, such as variables.sst.encoding.dtype=int16")
+    if dotted(path) != names.strip().replace('"', "") and '"' not in names:
+        raise UsageError(f"--set {names}: between two dots there is no name")
     try:
         values: Any = yaml.load(value, _yaml_loader(lambda text: text))
-    except yaml.YAMLError:
-        raise UsageError(f"--set {names}: the value is none that YAML can read; quote it") from None
+    except yaml.YAMLError as error:
+        shown = "…" if is_secret(path) else value.strip()
+        quoted = shlex.quote(f"{names}={json.dumps(shown, ensure_ascii=False)}")
+        why = "" if is_secret(path) else f": {getattr(error, 'problem', None) or type(error).__name__}"
+        raise UsageError(
+            f"--set {names}: the value cannot be read as YAML{why}; if it is text, quote it: --set {quoted}"
+        ) from None
     for name in reversed(path):
         values = {name: values}
-    checked = _checked(values, f"--set {names}")
-    return Layer("--set", checked, checked)
+    values = checked(values, "--set")
+    return Layer("--set", values, values)
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -152,90 +162,13 @@ def _layer_of(config: ConfigItem) -> Layer:
     if isinstance(config, Layer):
         return config
     if isinstance(config, Mapping):
-        values = _checked(config, "configuration")
+        values = checked(config, "")
         return Layer("configuration", values, values)
     path = config.uri if isinstance(config, FileObj) else os.fspath(config)
     data = _read(path, config if isinstance(config, FileObj) else None)
-    values = _checked(_parsed(path, data, lambda text: _expanded(text, path)), path)
-    return Layer(path, values, _renamed(_parsed(path, data, lambda text: text), path))
-
-
-# Checking.
-
-
-def _plain(value: Any) -> Any:
-    """Return a value with mappings as `dict`, paths as text, and numbers of numpy as those of Python."""
-    if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist") and not isinstance(value, type):
-        return value.tolist()  # arrays and numbers of numpy
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-
-
-FREE = ("slice_source", "slice_source_kwargs", "extra")
-"""Settings whose values are for the user's own code, which gets them as they are."""
-
-
-def _checked(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    values = _renamed({name: value if name in FREE else _plain(value) for name, value in given.items()}, origin)
-    variables = values.get("variables")
-    for name, variable in variables.items() if isinstance(variables, dict) else ():
-        # One by one: msgspec does not say which of a mapping's values it means.
-        _check({"variables": {name: variable}}, origin, f"variables.{name}")
-    _check(values, origin, "")
-    return values
-
-
-def _renamed(values: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Return `values` under the first names of settings, all of which are known."""
-    known = Settings.__struct_fields__
-    for alias, name in ALIASES.items():
-        if alias in values:
-            if name in values:
-                raise UsageError(f"{origin}: {alias!r} and {name!r} are one setting; give one of them")
-            values = {name if key == alias else key: value for key, value in values.items()}
-    for name in values:
-        if name not in known:
-            raise UsageError(f"{origin}: unknown setting {name!r}{_hint(name, (*known, *ALIASES))}")
-    return values
-
-
-def _check(values: dict[str, Any], origin: str, prefix: str) -> None:
-    try:
-        msgspec.convert(values, Settings)
-    except msgspec.ValidationError as error:
-        why, _, where = str(error).partition(" - at `$.")
-        where = prefix + (where.rstrip("`").removeprefix("variables[...]") if prefix else where.rstrip("`"))
-        _, _, unknown = why.partition("contains unknown field ")
-        if unknown:
-            name, known = unknown.strip("`"), _fields_at(where)
-            raise UsageError(f"{origin}: setting {where}: unknown name {name!r}{_hint(name, known)}") from None
-        if why.startswith("Invalid enum value"):
-            why += f"; there are {', '.join(map(str, _choices_at(where)))}"
-        raise UsageError(f"{origin}: setting {where or '?'}: {why[:1].lower()}{why[1:]}") from None
-
-
-def _choices_at(where: str) -> list[Any]:
-    """Return which values the setting at `where` can have."""
-    name = where.rpartition(".")[2].partition("[")[0]
-    struct = EncodingSettings if ".encoding." in where else Profiling if where.startswith("profiling.") else Settings
-    hint = get_type_hints(struct)[name]
-    return [value for part in (hint, *get_args(hint)) if get_origin(part) is Literal for value in get_args(part)]
-
-
-def _fields_at(where: str) -> tuple[str, ...]:
-    if where.startswith("variables."):
-        return (EncodingSettings if where.endswith(".encoding") else VariableSettings).__struct_fields__
-    return {"expand_dims": ExpandDims, "profiling": Profiling}.get(where, Polling).__struct_fields__
-
-
-def _hint(name: object, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(known)}"
+    written = _parsed(path, data, lambda text: text)
+    values = checked(_parsed(path, data, lambda text: _expanded(text, path)), path, written)
+    return Layer(path, values, renamed(written, path))
 
 
 # Reading.
@@ -260,7 +193,7 @@ def _parsed(path: str, data: bytes, expand: Callable[[str], str]) -> dict[str, A
 
     try:
         if path.endswith(".json"):
-            values = _each_text(msgspec.json.decode(data), expand)
+            values = _each_text(json.loads(data, object_pairs_hook=_once_each), expand)
         elif path.endswith(".toml"):
             import tomllib
 
@@ -280,7 +213,21 @@ def _parsed(path: str, data: bytes, expand: Callable[[str], str]) -> dict[str, A
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"configuration {path} must hold names and values, not a {type(values).__name__}")
+        what = "a list" if isinstance(values, list) else "only text" if isinstance(values, str) else "a single value"
+        raise UsageError(
+            f"configuration {path} must hold names and values, not {what}; by the end of its name it is read as "
+            f"{'JSON' if path.endswith('.json') else 'YAML'}"
+        )
+    return values
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the names and values of a JSON object; raise `ValueError` if a name stands there twice."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"the name {name!r} stands there twice")
+        values[name] = value
     return values
 
 
@@ -316,7 +263,8 @@ def _expanded(text: str, path: str) -> str:
 def _yaml_loader(expand: Callable[[str], str]) -> Any:
     """Return a loader that takes ``1e-2`` for a number, as YAML 1.2 and most readers do, and PyYAML does not.
 
-    What stands for a variable of the environment without quotes is then read as if its value stood there.
+    What stands for a variable of the environment without quotes is then read as if its value stood there. A name that
+    stands twice in a mapping is an error.
     """
     import yaml
 
@@ -325,7 +273,21 @@ def _yaml_loader(expand: Callable[[str], str]) -> Any:
         event.value = expand(event.value)
         return yaml.SafeLoader.compose_scalar_node(self, anchor)
 
-    loader: Any = type("Loader", (yaml.SafeLoader,), {"compose_scalar_node": scalar})
+    def mapping(self: Any, anchor: Any) -> Any:
+        node = yaml.SafeLoader.compose_mapping_node(self, anchor)
+        there: dict[tuple[str, str], int] = {}
+        for name, _ in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                continue
+            key = (name.tag, name.value)
+            if key in there:
+                why = f"the name {name.value!r} stands there twice, first in line {there[key]}, and again"
+                raise yaml.composer.ComposerError(None, None, why, name.start_mark)
+            there[key] = name.start_mark.line + 1
+        return node
+
+    names = {"compose_scalar_node": scalar, "compose_mapping_node": mapping}
+    loader: Any = type("Loader", (yaml.SafeLoader,), names)
     pattern = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
     loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+.0123456789"))
     return loader

@@ -18,11 +18,12 @@ from zappend.datatypes import Block
 from zappend.encoding import PACKING_KEYS, Encoding, decode, same
 from zappend.errors import UsageError
 from zappend.exact import EncodingError
+from zappend.forms import named_type
 from zappend.kinds import is_missing, is_storable, kind_of_type
 from zappend.metadata import Array, new_array
 from zappend.settings import EncodingSettings
 from zappend.slices import SliceVariable
-from zappend.variables import fill_number, named_type, type_name
+from zappend.variables import fill_number, type_name
 
 __all__ = ["create_array"]
 

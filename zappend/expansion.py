@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from zappend.datatypes import Block
-from zappend.errors import SliceError, UsageError
+from zappend.errors import SliceError
+from zappend.forms import check_expand_dims
 from zappend.settings import ExpandDims, Settings
 from zappend.slices import Slice, SliceVariable
 
@@ -66,7 +67,7 @@ def expanded(new: Slice, settings: Settings) -> Slice:
     """
     if not settings.expand_dims:
         return new
-    wanted, dim = _checked(settings), settings.append_dim
+    wanted, dim = check_expand_dims(settings), settings.append_dim
     if dim in new.sizes:
         return new
     try:
@@ -77,27 +78,6 @@ def expanded(new: Slice, settings: Settings) -> Slice:
 
 class _NoLabel(Exception):
     """Why there is no label."""
-
-
-def _checked(settings: Settings) -> ExpandDims:
-    wanted = settings.expand_dims
-    if not isinstance(wanted, ExpandDims):
-        return ExpandDims(coord=settings.append_dim)
-    if sum(one is not None for one in (wanted.coord, wanted.attribute, wanted.pattern)) != 1:
-        raise UsageError("setting expand_dims: give one of coord, attribute and pattern, where the label comes from")
-    if wanted.pattern is not None:
-        try:
-            groups = re.compile(wanted.pattern).groups
-        except re.error as error:
-            raise UsageError(
-                f"setting expand_dims.pattern: {wanted.pattern!r} is no regular expression: {error}"
-            ) from None
-        if groups > 1:
-            raise UsageError(
-                f"setting expand_dims.pattern: {wanted.pattern!r} has {groups} groups, and only one can be the label; "
-                f"(?:…) groups without that"
-            )
-    return wanted
 
 
 def _expanded(new: Slice, dim: str, wanted: ExpandDims) -> Slice:

@@ -7,11 +7,11 @@ need for a moment does not count, nor do values that do not depend on the append
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 from zappend.arrays import Box
 from zappend.errors import UsageError
+from zappend.forms import bytes_of
 from zappend.plan import ArrayWrite, Plan
 from zappend.settings import Settings
 from zappend.slices import SliceVariable
@@ -20,9 +20,6 @@ __all__ = ["BYTES_AHEAD", "Memory", "cost_of", "memory_of"]
 
 BYTES_AHEAD = 3 * 2**24
 """What is read of a slice before its turn comes, at most."""
-
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?)b?|b)?", re.IGNORECASE)
-"""A number of bytes as people write it: ``500MB``, ``2 GiB``, ``1.5G``, ``1000000``."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +77,7 @@ def memory_of(settings: Settings) -> Memory | None:
     """
     if settings.max_memory is None:
         return None
-    text = str(settings.max_memory)
-    match = SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"setting max_memory: {text!r} is no number of bytes, such as 500MB, 2GiB or 1000000")
-    number, unit, binary = match.groups()
-    power = "kmgtp".index(unit.lower()) + 1 if unit else 0
-    total = int(float(number) * math.pow(1024 if binary else 1000, power))
-    if not total:
-        raise UsageError(f"setting max_memory: it must be at least one byte, not {text!r}")
-    return Memory(text, total)
+    return Memory(str(settings.max_memory), bytes_of(settings.max_memory))
 
 
 def cost_of(write: ArrayWrite, variable: SliceVariable, box: Box) -> int:

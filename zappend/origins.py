@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from zappend.config import VARIABLE, Layer, merge
+from zappend.redaction import HIDES, is_secret
 from zappend.settings import Settings
 
-__all__ = ["as_text", "hidden", "show_settings"]
+__all__ = ["as_text", "check_together", "hidden", "show_settings"]
 
 HIDDEN = "<hidden>"
-
-OPTIONS = re.compile(r"(^|_)storage_options$")
-"""Settings of which no text is shown: file systems have many words for what is secret."""
-
-SECRET = re.compile(r"key|secret|token|password|passwd|credential|auth|sas|signature", re.IGNORECASE)
-"""In the name of a setting: its value is not shown, wherever it stands."""
-
-IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-"""A user and a password in a URL."""
-
-NOT_SECRET = ("chunk_key_encoding", "keys")
 
 Path = tuple[str, ...]
 
@@ -78,17 +67,41 @@ def _leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, 
 
 
 def _hidden(path: Path, value: Any) -> Any:
-    of_options = bool(OPTIONS.search(path[0])) and not isinstance(value, (bool, int, float, type(None)))
-    secret = any(SECRET.search(name) for name in path[1:] if name not in NOT_SECRET)
     if value == {} or (isinstance(value, str) and VARIABLE.fullmatch(value)):
         return value  # the name of a variable is no secret
-    return HIDDEN if of_options or secret else hidden(value)
+    harmless = len(path) < 2 or not is_secret(("", *path[1:]))
+    if harmless and isinstance(value, (bool, int, float, type(None))):
+        return value  # also of storage options
+    return HIDDEN if is_secret(path) else hidden(value)
 
 
 def hidden(value: Any) -> Any:
     """Return a value without users and passwords in URLs."""
     if isinstance(value, str):
-        return IN_URL.sub(f"{HIDDEN}@", value)
+        return HIDES.sub(f"{HIDDEN}@", value)
     if isinstance(value, (list, tuple)):
         return [hidden(inner) for inner in value]
     return value
+
+
+def check_together(settings: Settings) -> None:
+    """Check what can be told of settings only when all configurations are merged, and without data.
+
+    Raises
+    ------
+    UsageError
+        If some do not go together, or attributes cannot be written.
+    """
+    if settings.expand_dims:
+        from zappend.forms import check_expand_dims
+
+        check_expand_dims(settings)
+    if settings.attrs:
+        from zappend.attributes import fixed_attrs, templates
+
+        fixed_attrs(settings)
+        templates(settings)
+    if settings.variables:
+        from zappend.variables import check_one_name
+
+        check_one_name(settings)

@@ -7,11 +7,11 @@ through here before it is passed on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-__all__ = ["cause_of", "conceal", "first_line", "redacted"]
+__all__ = ["HIDES", "cause_of", "conceal", "first_line", "is_secret", "redacted"]
 
 HIDDEN = "***"
 
@@ -32,10 +32,26 @@ OPEN_OPTIONS = frozenset(
 """Options that tell where something lies and how it is handled, not who asks for it: their values are words that errors
 need, such as ``default``."""
 
+OPTIONS = re.compile(r"(^|_)storage_options$")
+"""Settings of which no text is shown: file systems have many words for what is secret."""
+
+SECRET = re.compile(r"key|secret|token|password|passwd|credential|auth|sas|signature", re.IGNORECASE)
+"""In the name of a setting: its value is not shown, wherever it stands."""
+
+NOT_SECRET = ("chunk_key_encoding", "keys")
+
+HIDES = re.compile(r"(?<=://)[^/@\s]+@")
+"""A user and a password in the URL that a setting has."""
+
 SHORTEST = 4
 """Characters of a value from which on it is hidden: shorter ones are part of every other word."""
 
 _concealed: dict[str, re.Pattern[str]] = {}
+
+
+def is_secret(path: Sequence[str]) -> bool:
+    """Tell whether the value of the setting at `path`, names from the outermost on, may be secret by these names."""
+    return bool(OPTIONS.search(path[0])) or any(SECRET.search(name) for name in path[1:] if name not in NOT_SECRET)
 
 
 def conceal(options: Mapping[str, Any] | None) -> None:

@@ -19,6 +19,7 @@ from zappend.cf import to_stored
 from zappend.datatypes import STRING, Block
 from zappend.encoding import Encoding, encoding_attrs
 from zappend.errors import SliceError
+from zappend.forms import LARGEST_NUMBER
 from zappend.kinds import is_missing, kind_of, kind_of_type
 from zappend.redaction import cause_of, first_line
 from zappend.references import RELATED
@@ -34,9 +35,6 @@ Region = tuple[slice, ...]
 
 LONGEST_NAME = 200
 """Bytes of a variable's name: it becomes that of a folder, and of temporary files."""
-
-LARGEST_NUMBER = {"f": 8, "c": 16}
-"""Bytes of the largest numbers that Zarr has, by kind."""
 
 
 @dataclass(frozen=True)

@@ -21,29 +21,28 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
-from zappend.datatypes import BYTES, STRING, is_bytes, is_variable_length
+from zappend.datatypes import is_bytes, is_variable_length
 from zappend.encoding import Encoding
 from zappend.errors import SliceError, UsageError
+from zappend.forms import named_type
 from zappend.references import RELATED
 from zappend.settings import EncodingSettings, Settings
-from zappend.slices import LARGEST_NUMBER, Slice, SliceVariable
+from zappend.slices import Slice, SliceVariable
 
 __all__ = [
     "ALL",
     "check_names",
+    "check_one_name",
     "did_you_mean",
     "dims_of",
     "encoding_settings",
     "fill_number",
-    "named_type",
     "select",
     "sizes_of",
     "type_name",
 ]
 
 ALL = "*"
-
-TYPES = {"str": STRING, "string": STRING, "object": STRING, "bytes": BYTES}
 
 TEXT_NUMBERS = {"nan": math.nan, "infinity": math.inf, "-infinity": -math.inf, "inf": math.inf, "-inf": -math.inf}
 
@@ -203,6 +202,12 @@ def encoding_settings(
     return EncodingSettings(**(common | own))
 
 
+def check_one_name(settings: Settings) -> None:
+    """Raise `UsageError` if two settings of a variable that are one are both given."""
+    for name in settings.variables:
+        _one_name(settings, name)
+
+
 def _one_name(settings: Settings, name: str) -> dict[str, Any]:
     """Return what is set under `name`, settings that are one under one name."""
     variable = settings.variables.get(name)
@@ -249,33 +254,6 @@ def sizes_of(
         None if number is UNSET else size if number in (None, -1) else number
         for number, size in zip(given, whole, strict=True)
     )
-
-
-def named_type(wanted: Any, variable: str) -> np.dtype[Any]:
-    """Return the type of stored values that the setting ``dtype`` of `variable` names.
-
-    Raises
-    ------
-    UsageError
-        If it names none, or one that Zarr does not have.
-    """
-    name = wanted.__name__ if wanted is str or wanted is bytes else wanted
-    if isinstance(name, str) and name in TYPES:
-        return TYPES[name]
-    where = f"setting variables.{variable}.encoding.dtype: {wanted!r} is no type that can be stored"
-    try:
-        dtype = np.dtype("V" if wanted is None else wanted)  # NumPy takes None for its default
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise UsageError(f"{where}: {error}") from None
-    if dtype.kind == "T" or (dtype.kind == "U" and not dtype.itemsize):
-        return STRING
-    too_large = dtype.itemsize > LARGEST_NUMBER.get(dtype.kind, dtype.itemsize)
-    if dtype.kind not in "biufcOUSmM" or not dtype.itemsize or too_large or np.dtype(dtype.str) != dtype:
-        raise UsageError(f"{where}: Zarr has no such type")
-    if dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic":
-        raise UsageError(f"{where}: times of numpy need a unit, such as {dtype.name}[ms]")
-    little: np.dtype[Any] = dtype.newbyteorder("<")
-    return little
 
 
 def type_name(dtype: np.dtype[Any]) -> str:
