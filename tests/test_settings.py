@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import yaml
 from commands import run
+from s3server import BUCKET, S3Server
 from zarr.storage import MemoryStore, WrapperStore
 
 import zappend
@@ -463,6 +464,19 @@ def test_errors_of_configurations_do_not_show_secrets(tmp_path: Path, text: str)
         outcome = run("config", "show", "-c", write(tmp_path / name, text))
         assert outcome.code == 2
         assert SECRET not in outcome.out + outcome.err
+
+
+def test_secrets_are_in_no_lock_and_no_log() -> None:
+    with S3Server() as server:
+        options = {**server.storage_options(), "key": f"key-{SECRET}", "secret": SECRET}
+        with zappend.transaction(f"s3://{BUCKET}/cube.zarr", storage_options=options) as txn:
+            txn["a/0"] = b"value"
+            txn[".zgroup"] = b"{}"
+            written = server.objects()
+    place = {key: value for key, value in written.items() if key.startswith("cube.zarr.zappend/")}
+    assert place
+    assert "cube.zarr/a/0" in written
+    assert not [key for key, value in written.items() if SECRET.encode() in key.encode() + value]
 
 
 # Single settings, that belong to nothing else.
