@@ -616,3 +616,14 @@ def test_replace_by_command(tmp_path: Path) -> None:
         )
     outcome = run("replace", "-t", tmp_path / "none.zarr", path)
     assert (outcome.code, outcome.err) == (1, f"Error: {tmp_path / 'none.zarr'}: there is no cube\n")
+
+
+def test_slices_of_edits_are_listed_as_those_of_appends(tmp_path: Path) -> None:
+    [first, late, last] = cubes.write_netcdf(tmp_path, [cubes.packed(0), cubes.packed(2), cubes.packed(4)])
+    target = tmp_path / "cube"
+    zappend.append(target, [first, last], append_step="any")
+    (tmp_path / "list.txt").write_text(f"{late}\n")
+    assert run("insert", "-t", target, f"@{tmp_path / 'list.txt'}").out == "1 slice inserted.\n"
+    pattern = str(late).replace(late.name, late.name[:-1] + "[c]")
+    assert run("replace", "-t", target, pattern).out == "1 slice replaced.\n"
+    cubes.assert_cube(target, cubes.concatenated([cubes.packed(0), cubes.packed(2), cubes.packed(4)]))

@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich_click as click
 
@@ -125,36 +125,44 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Tell of each slice.")
 @click.argument("slices", nargs=-1, required=True)
 def append(
-    target: str | None,
-    configs: tuple[str, ...],
-    assigned: tuple[str, ...],
-    slices: tuple[str, ...],
-    no_progress: bool,
-    traceback: bool,
-    verbose: bool,
-    zarr_format: str | None,
-    included_variables: tuple[str, ...],
-    excluded_variables: tuple[str, ...],
-    **settings: Any,
+    zarr_format: str | None, included_variables: tuple[str, ...], excluded_variables: tuple[str, ...], **given: Any
 ) -> None:
     """Append SLICES to a cube, in the order given, each one all or nothing.
 
     Slices are NetCDF files and Zarr groups: paths, URLs, quoted patterns of these such as 'in/**/*.nc', @LIST for those
     that a file lists, one a line, and - for those that standard input lists.
     """
+    _run_slices(
+        "append",
+        zarr_format=zarr_format and int(zarr_format),
+        included_variables=list(included_variables) or None,
+        excluded_variables=list(excluded_variables) or None,
+        **given,
+    )
+
+
+def _run_slices(
+    operation: Literal["append", "insert", "replace"],
+    *,
+    target: str | None,
+    slices: tuple[str, ...],
+    configs: tuple[str, ...],
+    assigned: tuple[str, ...],
+    no_progress: bool,
+    traceback: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
     with _reported(traceback, verbose):
-        from zappend.api import append
+        from zappend import api
         from zappend.config import ConfigItem, assignment, load_settings
         from zappend.listing import listed
 
         all_configs: list[ConfigItem] = [*configs, *map(assignment, assigned)]
-        settings["zarr_format"] = zarr_format and int(zarr_format)
-        settings["included_variables"] = list(included_variables) or None
-        settings["excluded_variables"] = list(excluded_variables) or None
         given = listed(slices, lambda: load_settings(all_configs, **settings))
         with _progress(given, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
-            result = append(target, items, all_configs, **settings)
-        _tell_appended(result)
+            result = getattr(api, operation)(target, items, all_configs, **settings)
+        _tell_appended(result, {"append": "appended", "insert": "inserted", "replace": "replaced"}[operation])
 
 
 def _editing(command: Any) -> Any:
@@ -207,24 +215,9 @@ _on_overflow = click.option(
 @_editing
 @click.option("--no-progress", is_flag=True, help="No progress bar.")
 @click.argument("slices", nargs=-1, required=True)
-def insert(
-    target: str | None,
-    configs: tuple[str, ...],
-    assigned: tuple[str, ...],
-    slices: tuple[str, ...],
-    no_progress: bool,
-    traceback: bool,
-    verbose: bool,
-    **settings: Any,
-) -> None:
+def insert(**given: Any) -> None:
     """Put SLICES where they belong among the labels of a cube, in the order given, each one all or nothing."""
-    with _reported(traceback, verbose):
-        from zappend.api import insert
-        from zappend.config import assignment
-
-        with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
-            result = insert(target, items, [*configs, *map(assignment, assigned)], **settings)
-        _tell_appended(result, "inserted")
+    _run_slices("insert", **given)
 
 
 @cli.command()
@@ -233,24 +226,9 @@ def insert(
 @_editing
 @click.option("--no-progress", is_flag=True, help="No progress bar.")
 @click.argument("slices", nargs=-1, required=True)
-def replace(
-    target: str | None,
-    configs: tuple[str, ...],
-    assigned: tuple[str, ...],
-    slices: tuple[str, ...],
-    no_progress: bool,
-    traceback: bool,
-    verbose: bool,
-    **settings: Any,
-) -> None:
+def replace(**given: Any) -> None:
     """Write SLICES over what the cube has under their labels, in the order given, each one all or nothing."""
-    with _reported(traceback, verbose):
-        from zappend.api import replace
-        from zappend.config import assignment
-
-        with _progress(slices, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
-            result = replace(target, items, [*configs, *map(assignment, assigned)], **settings)
-        _tell_appended(result, "replaced")
+    _run_slices("replace", **given)
 
 
 @cli.command()
