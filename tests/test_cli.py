@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import os
@@ -189,7 +190,9 @@ def test_signals_that_end_a_command_roll_the_slice_back(
         assert run_process(*common, "cube", names[0], cwd=tmp_path).code == 0
     command = [sys.executable, "-m", "zappend", "append", "-c", "c.yaml", "-t", "cube", "--if-exists", "skip", *names]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+    # The tests themselves may run under nohup, which has its children ignore SIGHUP.
+    as_usual = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=tmp_path, text=True, preexec_fn=as_usual, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

@@ -410,7 +410,7 @@ def test_a_slice_that_appears_later_and_is_whole_later_still(tmp_path: Path, kin
         expected = [
             "no such file",
             "s ago, so it may still be being written",
-            "no dataset",
+            "the file is empty",
             "it has changed from 0 to 5 bytes since the last look",
             f"it has changed from 5 to {half} bytes",
             "no dataset",
