@@ -6,7 +6,6 @@ temporary folder first, unless they are local.
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from zappend.errors import SliceError, UsageError
+from zappend.errors import SliceError, UsageError, did_you_mean
 from zappend.folders import Folder, ZipFolder, is_http
 from zappend.locations import LocalLocation, Location, RemoteLocation, is_url, local_path
 from zappend.redaction import cause_of, first_line
@@ -151,11 +150,10 @@ def _check_engine(engine: Any) -> None:
     known = [name for name in list_engines() if name != "store"]
     if engine in known:
         return
-    near = difflib.get_close_matches(str(engine), [*known, *PACKAGES], n=1)
     if package := PACKAGES.get(str(engine)):
         hint = f"; for {engine!r}: pip install {package}"
     else:
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(engine, [*known, *PACKAGES])
     raise UsageError(
         f"setting slice_engine: xarray has no engine {engine!r} here; it has {', '.join(map(repr, known))}{hint}"
     )

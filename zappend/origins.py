@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from zappend.config import VARIABLE, Layer, merge
-from zappend.redaction import HIDES, is_secret
+from zappend.redaction import USER, is_secret
 from zappend.settings import Settings
 
 __all__ = ["as_text", "check_together", "hidden", "show_settings"]
@@ -78,7 +78,7 @@ def _hidden(path: Path, value: Any) -> Any:
 def hidden(value: Any) -> Any:
     """Return a value without users and passwords in URLs."""
     if isinstance(value, str):
-        return HIDES.sub(f"{HIDDEN}@", value)
+        return USER.sub(f"{HIDDEN}@", value)
     if isinstance(value, (list, tuple)):
         return [hidden(inner) for inner in value]
     return value

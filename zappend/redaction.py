@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-__all__ = ["HIDES", "cause_of", "conceal", "first_line", "is_secret", "redacted"]
+__all__ = ["USER", "cause_of", "conceal", "first_line", "is_secret", "redacted"]
 
 HIDDEN = "***"
 
@@ -39,9 +39,6 @@ SECRET = re.compile(r"key|secret|token|password|passwd|credential|auth|sas|signa
 """In the name of a setting: its value is not shown, wherever it stands."""
 
 NOT_SECRET = ("chunk_key_encoding", "keys")
-
-HIDES = re.compile(r"(?<=://)[^/@\s]+@")
-"""A user and a password in the URL that a setting has."""
 
 SHORTEST = 4
 """Characters of a value from which on it is hidden: shorter ones are part of every other word."""

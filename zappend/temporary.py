@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zappend.errors import SliceError
 from zappend.fileobj import FileObj
+from zappend.forms import LARGEST_NUMBER
 from zappend.opening import UNDECODED, first_line
 from zappend.redaction import cause_of, conceal, redacted
 from zappend.settings import Settings
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 
 HELD = "biufcmM"
 """Kinds of types of numpy that Zarr holds as they are."""
-
-LARGEST_NUMBER = {"f": 8, "c": 16}
 
 
 def temporary_folder(settings: Settings) -> FileObj:

@@ -6,7 +6,6 @@ stands where secrets may.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from zappend.errors import UsageError
-from zappend.redaction import HIDES, is_secret
+from zappend.errors import UsageError, did_you_mean
+from zappend.redaction import USER, is_secret
 from zappend.settings import ALIASES, Settings
 
 __all__ = ["checked", "dotted", "renamed"]
@@ -100,9 +99,8 @@ def _unknown(values: Mapping[str, Any]) -> Iterator[str]:
     known = (*Settings.__struct_fields__, *ALIASES)
     for name in values:
         if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            instead = f"did you mean {nearest[0]!r}?" if nearest else "'zappend config schema' lists all that there are"
-            yield f"unknown setting {name!r}; {instead}"
+            instead = did_you_mean(name, known, "; 'zappend config schema' lists all that there are")
+            yield f"unknown setting {name!r}{instead}"
 
 
 def _wrong(values: dict[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
@@ -156,9 +154,8 @@ def _of_struct(values: dict[str, Any], struct: type[msgspec.Struct], path: Path)
         if name in hints:
             yield from _faults(value, _without_unset(hints[name]), (*path, name))
         else:
-            nearest = difflib.get_close_matches(str(name), hints, n=1)
-            instead = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(hints)}"
-            yield (*path, str(name)), f"setting {dotted(path)}: unknown name {name!r}; {instead}"
+            instead = did_you_mean(name, hints, f"; there are {', '.join(hints)}")
+            yield (*path, str(name)), f"setting {dotted(path)}: unknown name {name!r}{instead}"
 
 
 def _alternatives(hint: Any) -> Sequence[Any]:
@@ -218,7 +215,7 @@ def _as_shown(value: Any, must: str) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        text = HIDES.sub("***@", value)
+        text = USER.sub("***@", value)
         text = f"'{text[:LONGEST_SHOWN]}…'" if len(text) > LONGEST_SHOWN else f"'{text}'"
         return f"{text} (text)" if re.search(r"\bnumber|\btrue\b|names and|list", must) else text
     if isinstance(value, (int, float)):

@@ -23,7 +23,7 @@ from msgspec.structs import asdict
 
 from zappend.datatypes import is_bytes, is_variable_length
 from zappend.encoding import Encoding
-from zappend.errors import SliceError, UsageError
+from zappend.errors import SliceError, UsageError, did_you_mean
 from zappend.forms import named_type
 from zappend.references import RELATED
 from zappend.settings import EncodingSettings, Settings
@@ -33,7 +33,6 @@ __all__ = [
     "ALL",
     "check_names",
     "check_one_name",
-    "did_you_mean",
     "dims_of",
     "encoding_settings",
     "fill_number",
@@ -131,7 +130,7 @@ def check_names(settings: Settings, known: Iterable[str], where: str, *, creates
             or (creates and dims_of(settings, name) is not None)
         ):
             continue
-        hint = did_you_mean(name, known) or f"; it has {', '.join(map(repr, known))}"
+        hint = did_you_mean(name, known, f"; it has {', '.join(map(repr, known))}")
         what = f"setting variables.{name}: {where} has no variable {name!r}{hint}"
         if creates:
             raise UsageError(
@@ -139,14 +138,6 @@ def check_names(settings: Settings, known: Iterable[str], where: str, *, creates
                 f"encoding, it is created)"
             )
         raise UsageError(what)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message, with that of the names `known` that is nearest to `name`; empty if none is near."""
-    import difflib
-
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def dims_of(settings: Settings, name: str) -> tuple[str, ...] | None:
