@@ -5,51 +5,20 @@ Numpy, xarray and zarr are imported only by commands that need them, so help and
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import rich_click as click
 
-from zappend.errors import UsageError, ZappendError
-from zappend.logs import log_to_stderr
+from zappend import options
+from zappend.errors import UsageError
 from zappend.redaction import redacted
-from zappend.signals import exit_code_of, interrupting
+from zappend.signals import exit_code_of
+from zappend.telling import progress, reported, tell_appended, tell_cut, tell_settled
 from zappend.version import __version__
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from zappend.api import AppendResult, Cut, Settlement
-
 __all__ = ["main"]
-
-
-def _json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    try:
-        options = json.loads(value)
-    except ValueError as error:
-        raise click.BadParameter(f"no JSON: {error}") from None
-    if not isinstance(options, dict):
-        raise click.BadParameter('it must be an object, such as {"anon": true}')
-    return options
-
-
-storage_options = click.option(
-    "--storage-options", callback=_json_object, metavar="JSON", help="Options of the target's file system."
-)
-
-
-configs = click.option(
-    "-c", "--config", "configs", multiple=True, metavar="FILE", help="Settings in JSON, YAML or TOML; many."
-)
-assigned = click.option(
-    "--set", "assigned", multiple=True, metavar="NAME=VALUE", help="A setting, such as fixed_dims.x=2048; many."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,18 +29,16 @@ def cli() -> None:
 
 @cli.command()
 @click.option("-t", "--target", metavar="TARGET", help="The cube: made if it is not there.  [default: target_dir]")
-@configs
-@assigned
-@storage_options
-@click.option("--group", metavar="PATH", help="Where in the target the cube lies.  [default: the target is the cube]")
-@click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]")
+@options.configs
+@options.assigned
+@options.storage_options
+@options.group
+@options.append_dim
 @click.option(
     "--append-step", metavar="STEP|+|-|any", help="Expected from label to label: 1D, 12h, P1M, 0.5, +, - or any."
 )
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of a new cube.  [default: 2]")
-@click.option(
-    "--if-exists", type=click.Choice(["error", "skip", "replace"]), help="For slices already in.  [default: error]"
-)
+@options.if_exists
 @click.option(
     "--if-earlier",
     type=click.Choice(["error", "insert"]),
@@ -85,11 +52,7 @@ def cli() -> None:
     type=click.Choice(["refuse", "fill"]),
     help="For slices that lack a variable of the cube.  [default: refuse]",
 )
-@click.option(
-    "--on-overflow",
-    type=click.Choice(["error", "clip", "mask"]),
-    help="For numbers that the cube's type or packing cannot hold.  [default: error]",
-)
+@options.on_overflow
 @click.option(
     "--write-empty-chunks/--no-write-empty-chunks",
     default=None,
@@ -101,18 +64,10 @@ def cli() -> None:
     type=click.Choice(["keep", "replace", "update", "ignore"]),
     help="What becomes of the cube's attributes.  [default: keep]",
 )
-@click.option(
-    "--slice-size",
-    type=click.Choice(["chunk", "aligned", "any"]),
-    help="Labels of a slice: one chunk, whole chunks, or any number.  [default: chunk]",
-)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads that encode and write.")
-@click.option("--lock-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait for another writer.")
-@click.option(
-    "--durability",
-    type=click.Choice(["full", "process"]),
-    help="Survive a power cut, or only a kill.  [default: full]",
-)
+@options.slice_size
+@options.threads
+@options.lock_timeout
+@options.durability
 @click.option(
     "--locking",
     type=click.Choice(["safe", "unsafe"]),
@@ -120,8 +75,8 @@ def cli() -> None:
 )
 @click.option("--force-new", is_flag=True, default=None, help="Replace the cube by one that begins with these slices.")
 @click.option("--dry-run", is_flag=True, default=None, help="Check everything, write nothing.")
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
-@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+@options.no_progress
+@options.traceback
 @click.option("-v", "--verbose", is_flag=True, help="Tell of each slice.")
 @click.argument("slices", nargs=-1, required=True)
 def append(
@@ -153,67 +108,26 @@ def _run_slices(
     verbose: bool,
     **settings: Any,
 ) -> None:
-    with _reported(traceback, verbose):
+    with reported(traceback, verbose):
         from zappend import api
         from zappend.config import ConfigItem, assignment, load_settings
         from zappend.listing import listed
 
         all_configs: list[ConfigItem] = [*configs, *map(assignment, assigned)]
         given = listed(slices, lambda: load_settings(all_configs, **settings))
-        with _progress(given, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
+        with progress(given, show=not no_progress and not verbose and sys.stderr.isatty()) as items:
             result = getattr(api, operation)(target, items, all_configs, **settings)
-        _tell_appended(result, {"append": "appended", "insert": "inserted", "replace": "replaced"}[operation])
-
-
-def _editing(command: Any) -> Any:
-    """Give a command the options of all that edit a cube."""
-    options = (
-        configs,
-        assigned,
-        storage_options,
-        click.option("--group", metavar="PATH", help="Where in the target the cube lies.  [default: it is the cube]"),
-        click.option("--append-dim", metavar="NAME", help="Dimension along which the cube grows.  [default: time]"),
-        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads that encode and write."),
-        click.option(
-            "--lock-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait for another writer."
-        ),
-        click.option(
-            "--durability",
-            type=click.Choice(["full", "process"]),
-            help="Survive a power cut, or only a kill.  [default: full]",
-        ),
-        click.option("--dry-run", is_flag=True, default=None, help="Check everything, tell the cost, change nothing."),
-        click.option("--traceback", is_flag=True, help="Show where in the program an error came from."),
-        click.option("-v", "--verbose", is_flag=True, help="Tell more."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-_target = click.option("-t", "--target", metavar="TARGET", help="The cube.  [default: target_dir]")
-_slice_size = click.option(
-    "--slice-size",
-    type=click.Choice(["chunk", "aligned", "any"]),
-    help="Labels of a slice: one chunk, whole chunks, or any number.  [default: chunk]",
-)
-_on_overflow = click.option(
-    "--on-overflow",
-    type=click.Choice(["error", "clip", "mask"]),
-    help="For numbers that the cube's type or packing cannot hold.  [default: error]",
-)
+        tell_appended(result, {"append": "appended", "insert": "inserted", "replace": "replaced"}[operation])
 
 
 @cli.command()
-@_target
+@options.target
 @click.option("--append-step", metavar="STEP|+|-|any", help="Expected from label to label of a slice.")
-@click.option(
-    "--if-exists", type=click.Choice(["error", "skip", "replace"]), help="For slices already in.  [default: error]"
-)
-@_slice_size
-@_on_overflow
-@_editing
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@options.if_exists
+@options.slice_size
+@options.on_overflow
+@options.editing
+@options.no_progress
 @click.argument("slices", nargs=-1, required=True)
 def insert(**given: Any) -> None:
     """Put SLICES where they belong among the labels of a cube, in the order given, each one all or nothing."""
@@ -221,10 +135,10 @@ def insert(**given: Any) -> None:
 
 
 @cli.command()
-@_target
-@_on_overflow
-@_editing
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@options.target
+@options.on_overflow
+@options.editing
+@options.no_progress
 @click.argument("slices", nargs=-1, required=True)
 def replace(**given: Any) -> None:
     """Write SLICES over what the cube has under their labels, in the order given, each one all or nothing."""
@@ -235,7 +149,7 @@ def replace(**given: Any) -> None:
 @click.option("--labels", multiple=True, metavar="LABEL", help="A label; of times a date is the whole day; many.")
 @click.option("--where", metavar="FIRST/LAST", help="An interval of labels, both ends in; .. for an open end.")
 @click.option("--index", multiple=True, metavar="N|N:M", help="Places, from the end if negative; many.")
-@_editing
+@options.editing
 @click.argument("target")
 def delete(
     target: str,
@@ -249,11 +163,11 @@ def delete(
     **settings: Any,
 ) -> None:
     """Delete labels of the cube at TARGET, with all that belongs to them, all or nothing."""
-    with _reported(traceback, verbose):
+    with reported(traceback, verbose):
         from zappend.api import delete
         from zappend.config import assignment
 
-        _tell_cut(
+        tell_cut(
             delete(
                 target,
                 labels=list(labels) or None,
@@ -267,7 +181,7 @@ def delete(
 
 @cli.command()
 @click.option("--last", required=True, metavar="N|DURATION", help="How many labels stay, or how old they may be: 30d.")
-@_editing
+@options.editing
 @click.argument("target")
 def keep(
     target: str,
@@ -279,17 +193,17 @@ def keep(
     **settings: Any,
 ) -> None:
     """Delete all labels of the cube at TARGET but the last ones, all or nothing."""
-    with _reported(traceback, verbose):
+    with reported(traceback, verbose):
         from zappend.api import keep
         from zappend.config import assignment
 
-        _tell_cut(keep(target, last, [*configs, *map(assignment, assigned)], **settings))
+        tell_cut(keep(target, last, [*configs, *map(assignment, assigned)], **settings))
 
 
 @cli.command()
 @click.option("-t", "--target", "named", metavar="TARGET", help="The same as the argument.")
-@configs
-@storage_options
+@options.configs
+@options.storage_options
 @click.option("--dry-run", is_flag=True, help="Only tell what would be restored and removed.")
 @click.option("--break-lock", is_flag=True, help="Take a writer of whom it cannot be proved that it is dead for dead.")
 @click.option("--lock-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait for a live writer.")
@@ -298,7 +212,7 @@ def keep(
     type=click.Choice(["safe", "unsafe"]),
     help="Settle also where nothing can tell whether there is a writer.  [default: safe]",
 )
-@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+@options.traceback
 @click.argument("target", required=False)
 def rollback(
     target: str | None,
@@ -310,7 +224,7 @@ def rollback(
     **settings: Any,
 ) -> None:
     """Settle what a killed writer left at TARGET, or at target_dir: afterwards it is the old cube or the new one."""
-    with _reported(traceback, verbose=False):
+    with reported(traceback, verbose=False):
         from zappend.config import load_settings
         from zappend.txn.context import rollback
         from zappend.txn.target import open_target
@@ -327,7 +241,7 @@ def rollback(
         if settled.outcome == "clean" and next(iter(open_target(place, **how).children()), None) is None:
             click.echo(f"there is no cube at {redacted(place)}, and nothing to roll back.")
         else:
-            _tell_settled(place, settled, dry_run)
+            tell_settled(place, settled, dry_run)
 
 
 @cli.group()
@@ -345,14 +259,14 @@ def schema(markdown: bool) -> None:
 
 
 @config.command()
-@configs
-@assigned
+@options.configs
+@options.assigned
 @click.option("--defaults", is_flag=True, help="Show settings that are not set, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+@options.traceback
 def show(configs: tuple[str, ...], assigned: tuple[str, ...], defaults: bool, as_json: bool, traceback: bool) -> None:
     """Print the settings that come of all files, and where each comes from; what may be secret is hidden."""
-    with _reported(traceback, verbose=False):
+    with reported(traceback, verbose=False):
         from zappend.config import assignment, layers_of, load_settings
         from zappend.origins import as_text, check_together, show_settings
 
@@ -373,108 +287,13 @@ def show(configs: tuple[str, ...], assigned: tuple[str, ...], defaults: bool, as
 @click.option(
     "--zarr-format", type=click.Choice(["2", "3"]), default="2", show_default=True, help="Format of the cube."
 )
-@click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
+@options.traceback
 def demo(keep: str | None, zarr_format: str, traceback: bool) -> None:
     """Build a cube from NetCDF slices, kill an append half-way, roll back, show the cube."""
-    with _reported(traceback, verbose=False):
+    with reported(traceback, verbose=False):
         from zappend.demo import run
 
         run(click.echo, keep, int(zarr_format))
-
-
-@contextlib.contextmanager
-def _reported(traceback: bool, verbose: bool) -> Iterator[None]:
-    """Turn errors into one line each and their exit code."""
-    log_to_stderr("INFO" if verbose else "WARNING", "%(levelname)s: %(message)s")
-    try:
-        with interrupting():
-            yield
-    except ZappendError as error:
-        _fail(error, error.exit_code, traceback)
-    except (OSError, MemoryError) as error:
-        _fail(error, 1, traceback)
-    except KeyboardInterrupt as error:
-        _fail(error, exit_code_of(error), traceback)
-
-
-def _fail(error: BaseException, code: int, traceback: bool) -> None:
-    if traceback:
-        raise error
-    text = "interrupted" if type(error) is KeyboardInterrupt else " ".join(str(error).split())
-    if isinstance(error, OSError) and not isinstance(error, ZappendError) and error.strerror:
-        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        click.echo(redacted(f"Error: {text or type(error).__name__}{notes}"), err=True)
-    raise SystemExit(code)
-
-
-@contextlib.contextmanager
-def _progress(slices: tuple[str, ...] | Iterator[str], *, show: bool) -> Iterator[Any]:
-    if not show:
-        yield slices
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        if isinstance(slices, tuple):
-            yield _Tracked(slices, progress)
-        else:
-            yield progress.track(slices, description="Appending")
-
-
-class _Tracked(tuple[str, ...]):
-    """Slices that a progress bar goes along with; still a tuple, in which the next one can be seen."""
-
-    _progress: Progress
-
-    def __new__(cls, slices: tuple[str, ...], progress: Progress) -> _Tracked:
-        self = super().__new__(cls, slices)
-        self._progress = progress
-        return self
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._progress.track(self[:], description="Appending"))
-
-
-def _tell_appended(result: AppendResult, done: str = "appended") -> None:
-    if result.dry_run:
-        if any(one.replaces for one in result.slices):
-            click.echo("The cube that is there would be removed, with all in its folder.")
-        for one in result.slices:
-            click.echo(str(one))
-            for key, size in one.keys.items():
-                click.echo(f"  would write {key}, {size} bytes")
-        if result.slices:
-            click.echo(f"Checked of {'each' if len(result.slices) > 1 else 'the'} slice: {'; '.join(result.checks)}.")
-    skipped = len(result.slices) - int(result)
-    would = " would be" if result.dry_run else ""
-    click.echo(
-        f"{int(result)} slice{'' if result == 1 else 's'}{would} {done}."
-        + (f" {skipped} skipped: in the cube already." if skipped else "")
-    )
-
-
-def _tell_cut(cut: Cut) -> None:
-    would = "would be " if cut.dry_run else ""
-    click.echo(
-        f"{cut.labels} label{'' if cut.labels == 1 else 's'} {would}deleted, {cut.size} {would}left: "
-        f"{cut.moved} chunks moved, {cut.chunks} written again ({cut.bytes} bytes), {cut.removed} removed."
-    )
-
-
-def _tell_settled(target: str, settlement: Settlement, dry_run: bool) -> None:
-    if settlement.outcome == "clean":
-        click.echo(f"{target}: nothing to roll back.")
-        return
-    if dry_run:
-        for key in settlement.written:
-            click.echo(f"would {'restore' if settlement.outcome == 'rolled back' else 'write'} {key}")
-        for key in settlement.removed:
-            click.echo(f"would remove {key}")
-    counts = f"{len(settlement.written)} keys written, {len(settlement.removed)} removed"
-    click.echo(f"{target}: {'would be ' if dry_run else ''}{settlement.outcome}; {counts}.")
 
 
 def main() -> None:
