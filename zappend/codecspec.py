@@ -16,9 +16,10 @@ import numpy as np
 from msgspec import UNSET
 
 from zappend.datatypes import is_bytes, is_variable_length
-from zappend.errors import UsageError, did_you_mean
+from zappend.errors import UsageError
 from zappend.metadata import Array, Json
 from zappend.settings import EncodingSettings
+from zappend.suggestions import did_you_mean
 
 __all__ = ["chunk_keys", "codec_differences", "codecs_for"]
 

@@ -26,8 +26,6 @@ is missing stays a plain ``KeyError``, and an I/O error of the operating system 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 __all__ = [
@@ -45,14 +43,7 @@ __all__ = [
     "TransactionError",
     "UsageError",
     "ZappendError",
-    "did_you_mean",
 ]
-
-
-def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
-    """Return the end of a message: which of the names `known` is nearest to `name`; `otherwise` if none is near."""
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else otherwise
 
 
 LockHolder = dict[str, Any]

@@ -16,11 +16,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from zappend.errors import SliceError, UsageError, did_you_mean
+from zappend.errors import SliceError, UsageError
 from zappend.folders import Folder, ZipFolder, is_http
 from zappend.locations import LocalLocation, Location, RemoteLocation, is_url, local_path
 from zappend.redaction import cause_of, first_line
 from zappend.settings import Settings
+from zappend.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from zappend.errors import UsageError, did_you_mean
+from zappend.errors import UsageError
 from zappend.redaction import USER, is_secret
 from zappend.settings import ALIASES, Settings
+from zappend.suggestions import did_you_mean
 
 __all__ = ["checked", "dotted", "renamed"]
 

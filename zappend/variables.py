@@ -23,11 +23,12 @@ from msgspec.structs import asdict
 
 from zappend.datatypes import is_bytes, is_variable_length
 from zappend.encoding import Encoding
-from zappend.errors import SliceError, UsageError, did_you_mean
+from zappend.errors import SliceError, UsageError
 from zappend.forms import named_type
 from zappend.references import RELATED
 from zappend.settings import EncodingSettings, Settings
 from zappend.slices import Slice, SliceVariable
+from zappend.suggestions import did_you_mean
 
 __all__ = [
     "ALL",
