@@ -202,9 +202,25 @@ def test_a_name_that_stands_there_twice(tmp_path: Path, name: str, text: str, wh
         load_settings(write(tmp_path / name, text))
 
 
-def test_names_that_are_merged_may_stand_there_again(tmp_path: Path) -> None:
-    text = "extra: {a: [{b: &b {<<: &c {x: 1, y: 1}, x: 2}}], d: {<<: *b, y: 3}}\n"
-    assert load_settings(write(tmp_path / "a.yaml", text)).extra["d"] == {"x": 2, "y": 3}
+@pytest.mark.parametrize(
+    ("text", "merged"),
+    [
+        ("{a: [{b: &b {<<: &c {x: 1, y: 1}, x: 2}}], d: {<<: *b, y: 3}}", {"x": 2, "y": 3}),
+        (
+            "{a: &a {one: 1, two: 1}, b: &b {two: 2, three: 2}, d: {three: 3, <<: [*a, *b]}}",
+            {"one": 1, "two": 1, "three": 3},
+        ),
+        ("{a: &a {b: &b {one: 1}, <<: *b}, d: {<<: *a, b: 2}}", {"b": 2, "one": 1}),
+    ],
+)
+def test_names_that_are_merged_may_stand_there_again(tmp_path: Path, text: str, merged: dict[str, int]) -> None:
+    assert load_settings(write(tmp_path / "a.yaml", f"extra: {text}\n")).extra["d"] == merged
+
+
+@pytest.mark.parametrize("text", ["{<<: 1}", "{<<: [{a: 1}, 2]}", "{<<: [[{a: 1}]]}"])
+def test_only_mappings_are_merged(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"a.yaml cannot be understood: << merges a mapping .*, not a s\w+ in line 1"):
+        load_settings(write(tmp_path / "a.yaml", f"extra: {text}\n"))
 
 
 def test_a_value_that_is_no_yaml_is_shown_quoted() -> None:

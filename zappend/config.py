@@ -39,6 +39,9 @@ VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<braced>[^}]*)\}|(?P<bare>[A-Za
 MARKS = ("\ue000", "\ue001")
 """What stands around a variable while YAML is read, for which braces mean something."""
 
+MERGE = "tag:yaml.org,2002:merge"
+"""What YAML makes of the name ``<<``."""
+
 ASSIGNED = re.compile(r'(?:"[^"]*"|[^."])+')
 """The names in ``variables.sst.attrs."long.name"``, one by one."""
 
@@ -260,11 +263,35 @@ def _expanded(text: str, path: str) -> str:
     return VARIABLE.sub(value, text)
 
 
+def _merged_in(node: Any, own: Iterable[tuple[str, str]]) -> list[Any]:
+    """Return what merge keys (``<<``) add to a mapping: where names meet, its own wins, then that which comes first.
+
+    Source of the rule: https://yaml.org/type/merge.html
+    """
+    import yaml
+
+    known = set(own)
+    added = []
+    for merge, value in node.value:
+        if merge.tag != MERGE:
+            continue
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if not isinstance(source, yaml.MappingNode):
+                why = f"{merge.value} merges a mapping or a list of mappings, not a {source.id}"
+                raise yaml.composer.ComposerError(None, None, why, source.start_mark)
+            for name, inner in source.value:
+                key = (name.tag, name.value) if isinstance(name, yaml.ScalarNode) else None
+                if name.tag != MERGE and key not in known:
+                    added.append((name, inner))
+                    known.update(() if key is None else (key,))
+    return added
+
+
 def _yaml_loader(expand: Callable[[str], str]) -> Any:
     """Return a loader that takes ``1e-2`` for a number, as YAML 1.2 and most readers do, and PyYAML does not.
 
     What stands for a variable of the environment without quotes is then read as if its value stood there. A name that
-    stands twice in a mapping is an error.
+    stands twice in a mapping is an error. Merge keys are resolved here, since PyYAML 6.0.4 lets the wrong one win.
     """
     import yaml
 
@@ -275,15 +302,16 @@ def _yaml_loader(expand: Callable[[str], str]) -> Any:
 
     def mapping(self: Any, anchor: Any) -> Any:
         node = yaml.SafeLoader.compose_mapping_node(self, anchor)
-        there: dict[tuple[str, str], int] = {}
+        own: dict[tuple[str, str], int] = {}
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 continue
             key = (name.tag, name.value)
-            if key in there:
-                why = f"the name {name.value!r} stands there twice, first in line {there[key]}, and again"
+            if key in own:
+                why = f"the name {name.value!r} stands there twice, first in line {own[key]}, and again"
                 raise yaml.composer.ComposerError(None, None, why, name.start_mark)
-            there[key] = name.start_mark.line + 1
+            own[key] = name.start_mark.line + 1
+        node.value = [*_merged_in(node, own), *(pair for pair in node.value if pair[0].tag != MERGE)]
         return node
 
     names = {"compose_scalar_node": scalar, "compose_mapping_node": mapping}
