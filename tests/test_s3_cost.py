@@ -120,7 +120,7 @@ def test_append(server: S3Server, target: ObjectStorage, chunks: int, zarr_forma
 def test_append_with_coordinates(
     server: S3Server, target: ObjectStorage, chunks: int, variables: int, zarr_format: int
 ) -> None:
-    """With the chunks of all coordinates read and compared; in format 2 attributes are documents of their own."""
+    """With the chunks of all coordinates read and compared."""
 
     def grid(i: int) -> xr.Dataset:
         values = np.full((1, 2, 4 * chunks), float(i))
@@ -136,7 +136,7 @@ def test_append_with_coordinates(
     zappend.append(cube, [grid(0), grid(1)], zarr_format=zarr_format)
     for key, value in cube.items():
         server.put(f"c.zarr/{key}", value)
-    budget = variables * chunks + 1 + 18 + 3 * (variables - 1) + (2 if zarr_format == 2 else 0)
+    budget = variables * chunks + 1 + 18 + 3 * (variables - 1)
     for new in (grid(2), [grid(3), grid(4)]):
         slices = len(new) if isinstance(new, list) else 1
         server.set_policy(None)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from zappend.datatypes import default_fill, fill_to_attribute, fill_to_json, v3_fill_to_json, v3_type
@@ -300,5 +301,11 @@ def name_and_options(member: Any) -> tuple[str, Json]:
 
 
 def dump(document: Json) -> bytes:
-    """Return the bytes of a document, as zarr-python writes it."""
+    """Return the bytes of a document, laid out as zarr-python does."""
+    try:
+        data = msgspec.json.encode(document)
+        if msgspec.json.decode(data) == document:  # NaN and infinity, which JSON has not, would become null
+            return msgspec.json.format(data, indent=2)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass  # it holds what only Python's own encoder takes, such as whole numbers of any length
     return json.dumps(document, indent=2).encode()

@@ -1,6 +1,6 @@
 """Read the cube that is in a store: parse its documents, and refuse what contradicts itself.
 
-Where there is consolidated metadata, only the documents that an append changes are read beside it, and compared.
+Where there is consolidated metadata, only the documents of arrays that grow are read beside it, and compared.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class CubeReader:
         self._root: tuple[str, ...] = ()
         self._there: frozenset[str] = frozenset()
         self._cube: Cube | None = None
+        self._is_remote = False
         self.children: list[str] = []
 
     def read(self, store: Mapping[str, bytes]) -> Cube | None:
@@ -77,12 +78,13 @@ class CubeReader:
         TargetError
             If the root is no group, or its metadata is not what formats 2 and 3 say, or contradicts itself.
         """
+        self._is_remote = is_remote(store)
         with self._understood():
             return self._read(store)
 
     def keys_to_check(self, cube: Cube) -> list[str]:
         """Return the keys of the documents that `checked` wants: those of arrays that grow."""
-        return [f"{array.name}/{last}" for array in self._unchecked(cube) for last in array.documents]
+        return [f"{array.name}/{last}" for array in self._unchecked(cube) for last in self._to_check(array)]
 
     def checked(self, cube: Cube, found: Mapping[str, bytes | None]) -> Cube:
         """Return `cube`, as read, with its arrays as their own documents say, whose bytes are `found`.
@@ -211,18 +213,25 @@ class CubeReader:
     def _unchecked(self, cube: Cube) -> list[Array]:
         return [array for array in cube.arrays.values() if self._dim in array.dims] if cube.consolidated else []
 
+    def _to_check(self, array: Array) -> Iterator[str]:
+        """Iterate over the documents of an array that grows which are compared with the consolidated ones.
+
+        Attributes that are a document of their own do not change; where each look is a request, they are left out.
+        """
+        return (last for last in array.documents if not (self._is_remote and last == ".zattrs"))
+
     def _checked(self, cube: Cube, found: Mapping[str, bytes | None]) -> Cube:
         changed = {}
         for array in self._unchecked(cube):
-            documents = {}
-            for last, listed in array.documents.items():
+            documents = dict(array.documents)
+            for last in self._to_check(array):
                 key = f"{array.name}/{last}"
                 data = found[key]
                 if data is None and last != ".zattrs":
                     raise TargetError(f"{self._name}: {key} is in the consolidated metadata, but not there; {MEND}")
                 document = documents[last] = NO_ATTRS if data is None else self._parse_document(key, data)
-                if document is not listed:
-                    self._compare(key, listed, document)
+                if document is not array.documents[last]:
+                    self._compare(key, array.documents[last], document)
             if not _are_same(documents, array.documents):
                 changed[array.name] = _parse(array.name, cube.zarr_format, documents)
         if changed:

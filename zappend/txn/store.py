@@ -365,11 +365,16 @@ class TransactionStore(MutableMapping[str, bytes]):
     def _root(self) -> dict[str, bytes | None]:
         """Return the documents by which recovery knows the target: in format 3 there is one, in format 2 several.
 
-        Where each look is a request, the consolidated metadata, which has them all, has to do.
+        Where each look is a request, the consolidated metadata, which has them all, has to do, and what was read
+        already comes first.
         """
-        groups = (("zarr.json",), (".zmetadata",), (".zgroup", ".zattrs"))
+        groups = [("zarr.json",), (".zmetadata",), (".zgroup", ".zattrs")]
+        if self._storage.is_remote:
+            groups.sort(key=lambda keys: self._seen.get(keys[0]) is None)
+        else:
+            groups[1:] = [(".zgroup", ".zattrs", ".zmetadata")]
         root: dict[str, bytes | None] = {}
-        for keys in groups if self._storage.is_remote else (groups[0], sum(groups[1:], ())):
+        for keys in groups:
             root |= {key: self._document(key) for key in keys}
             if any(value is not None for value in root.values()):
                 break
