@@ -132,9 +132,9 @@ def assignment(text: str) -> Layer:
     names, equals, value = text.partition("=")
     path = [name.strip('"') for name in ASSIGNED.findall(names.strip())]
     if not equals or not path:
-        shown = ASSIGNABLE.match(text)
+        named = ASSIGNABLE.match(text)
         raise UsageError(
-            f"--set {shown[0] if shown else ''}: write it as name=value, such as variables.sst.encoding.dtype=int16"
+            f"--set {named[0] if named else ''}: write it as name=value, such as variables.sst.encoding.dtype=int16"
         )
     if dotted(path) != names.strip().replace('"', "") and '"' not in names:
         raise UsageError(f"--set {names}: between two dots there is no name")
@@ -173,9 +173,8 @@ def _layer_of(config: ConfigItem) -> Layer:
     if isinstance(config, Mapping):
         values = checked(config, "")
         return Layer("configuration", values, values)
-    file = config if isinstance(config, FileObj) else None
-    path = file.uri if file is not None else os.fspath(config)
-    conceal(file.storage_options if file is not None else None, path)
+    file, path = (config, config.uri) if isinstance(config, FileObj) else (None, os.fspath(config))
+    conceal(None if file is None else file.storage_options, path)
     name = redacted(path)
     data = _read(path, file)
     written = _parsed(name, data, lambda text: text)
