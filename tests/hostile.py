@@ -521,6 +521,20 @@ HOSTILE: dict[str, tuple[str, ...]] = {
         "ds['many']",
         "len(ds.many)",
         "str(ds.a.values) if ds.huge else 1",
+        "ds.bytes.std()",  # fits as it is stored, and not as numbers are calculated with
+        "ds.bytes.var('east')",
+        "ds.bytes.median()",
+        "ds.bytes.astype('float64')",
+        "ds.bytes.astype('datetime64[s]').dt.year.max()",
+    ),
+    "too much to read": ("[" + "ds.q.max()," * 175 + "]",),
+    "whole numbers that would wrap": (
+        "ds.n * 10**15 * 10**4",
+        "ds.n ** 9",
+        "2 ** ds.n",
+        "ds.n + (2**63 - 1)",
+        "-9223372036854775800 - ds.n",
+        "ds.n.values * (10**18 * 9)",
     ),
     "too deep or not to be read": (
         "(" * NESTED + ")" * NESTED,

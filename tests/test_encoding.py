@@ -69,7 +69,11 @@ def test_packing(zarr_format: int) -> None:
     zappend.append(store, [table(), table(2)], zarr_format=zarr_format, variables=wanted)
     cube = cubes.open_mapping(store)
     assert array(store, "a").dtype == np.int16
-    assert cube.a.encoding["_FillValue"] == -999
+    assert (cube.a.encoding["_FillValue"], cube.a.encoding["scale_factor"], cube.a.encoding["add_offset"]) == (
+        -999,
+        0.1,
+        1,
+    )
     np.testing.assert_allclose(cube.a, xr.concat([table(), table(2)], "time", data_vars="minimal").a, atol=1e-9)
 
 
@@ -106,6 +110,12 @@ def test_calendar(zarr_format: int) -> None:
     zappend.append(store, slices, zarr_format=zarr_format, variables=wanted)
     np.testing.assert_array_equal(array(store, "time")[...], [57, 58, 59, 60])
     assert list(cubes.open_mapping(store).time.values) == list(days)
+    store = {}
+    wanted = encoding(time={"calendar": "proleptic_gregorian"})
+    zappend.append(store, table(), zarr_format=zarr_format, variables=wanted)
+    assert array(store, "time").attrs["calendar"] == "proleptic_gregorian"
+    with pytest.raises(SliceError, match="dates of the calendar 'standard' cannot be stored in 'noleap'"):
+        zappend.append({}, table(), zarr_format=zarr_format, variables=encoding(time={"calendar": "noleap"}))
 
 
 @pytest.mark.effect("variables.encoding.chunks")

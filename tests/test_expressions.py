@@ -66,6 +66,11 @@ def dataset() -> Iterator[xr.Dataset]:
     for name, dims in sizes.items():
         shape = tuple({"time": 6, "many": 10**8, "north": 10**5, "east": 10**5}[dim] for dim in dims)
         group.create_array(name, shape=shape, chunks=shape, dtype="f8", dimension_names=dims)
+    group.create_array("bytes", shape=(600, 10**5), chunks=(600, 10**5), dtype="i1", dimension_names=["row", "east"])
+    group.create_array("q", shape=(800_000,), chunks=(800_000,), dtype="f8", dimension_names=["q800"])
+    for name, dtype, value in (("n", "i8", 1000), ("narrow", "i1", 100), ("level", "u1", 1), ("ready", "bool", True)):
+        group.create_array(name, shape=(3,), chunks=(3,), dtype=dtype, dimension_names=["three"])
+        group[name][:] = np.full(3, value)  # type: ignore[index]
     group["when"].attrs.update(units="days since 2000-02-28", calendar="360_day")
     group["when"][:] = np.arange(6) * 30  # type: ignore[index]
     group.attrs["history"] = "made {0.__class__}"
@@ -226,6 +231,15 @@ WORKING: dict[str, Any] = {
     "(None, True, 1, 1.5, 'a')": [None, True, 1, 1.5, "a"],
     "{'lat': [ds.y.min(), ds.y.max()], 'of': {'n': ds.sizes}}": None,
     "-ds.y[0]": -50.0,
+    # small numbers are calculated with as those of Python
+    "ds.narrow[0] * 2": 200,
+    "ds.narrow.values[0] + ds.narrow.values[1]": 200,
+    "-ds.level": [-1, -1, -1],
+    "ds.level[0] - 2": -1,
+    "ds.ready[0] + ds.ready[1]": 2,
+    "ds.n[0] * 2 ** 50": 1125899906842624000,
+    "2 ** (ds.n[0] / 1000)": 2.0,
+    "abs(ds.narrow.min() - 300)": 200,
     "1e308 * 10": "inf",
     "[1, 2].index(2) + 'banana'.count('a')": 4,
 }

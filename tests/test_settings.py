@@ -449,7 +449,13 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "slice_storage_options": {"account": SECRET},
         "temp_storage_options": {"username": SECRET},
         "slice_source_kwargs": {"api_key": SECRET, "plain": "shown", "from": "${TOKEN}"},
-        "extra": {"deep": {"password": SECRET}, "urls": [f"https://u:{SECRET}@host/"]},
+        "extra": {
+            "deep": {"password": SECRET, "pw": SECRET, "PWD": SECRET, "passphrase": SECRET},
+            "urls": [f"https://u:{SECRET}@host/", f"https://host/a?sv=1&sig={SECRET}"],
+            "servers": [{"url": f"https://u:{SECRET}@host/", "more": [{"token": SECRET}]}],
+        },
+        "temp_dir": f"https://host/a?sv=1&token={SECRET}",
+        "attrs": {"author": "who", "keywords": "many"},
     }
     path = write(tmp_path / "a.json", json.dumps(config))
     for arguments in ([], ["--json"], ["--defaults"]):
@@ -458,6 +464,8 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert SECRET not in outcome.out + outcome.err
         assert "shown" in outcome.out
         assert "${TOKEN}" in outcome.out
+        assert "who" in outcome.out
+        assert "many" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -480,6 +488,39 @@ def test_errors_of_configurations_do_not_show_secrets(tmp_path: Path, text: str)
         outcome = run("config", "show", "-c", write(tmp_path / name, text))
         assert outcome.code == 2
         assert SECRET not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("text", [f"storage_options.any:{SECRET}", f"storage_options.any {SECRET}", f"?{SECRET}"])
+def test_an_assignment_without_a_value_does_not_show_what_may_be_one(text: str) -> None:
+    outcome = run("config", "show", "--set", text)
+    assert outcome.code == 2
+    assert "write it as name=value" in outcome.err
+    assert SECRET not in outcome.err
+
+
+def test_settings_are_represented_by_their_names() -> None:
+    settings = load_settings({"storage_options": {"any": SECRET}}, threads=2)
+    assert repr(settings) == "<Settings storage_options, threads>"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("append", "slice.nc", "-t"),
+        ("append", "slice.nc", "-t", "cube", "-c"),
+        ("config", "show", "-c"),
+        ("rollback",),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["s3", "ftp", "memory"])
+def test_passwords_in_urls_are_not_shown(command: tuple[str, ...], protocol: str) -> None:
+    """The s3 client calls what stands before the slash a bucket, and quotes it, password and all."""
+    options = () if command[-1] == "-c" else ("--storage-options", '{"endpoint_url": "http://127.0.0.1:9"}')
+    outcome = run(*command, f"{protocol}://me:{SECRET}@127.0.0.1:9/place", *(options if protocol == "s3" else ()))
+    assert SECRET not in outcome.out + outcome.err
+    assert outcome.out + outcome.err
+    if protocol == "ftp" and command[-1] != "-c":
+        assert "cannot write to ftp://127.0.0.1:9/place: " in outcome.err
 
 
 def test_secrets_are_in_no_lock_and_no_log() -> None:

@@ -13,7 +13,7 @@ import rich_click as click
 
 from zappend import options
 from zappend.errors import UsageError
-from zappend.redaction import redacted
+from zappend.redaction import conceal, redacted
 from zappend.signals import exit_code_of
 from zappend.telling import progress, reported, tell_appended, tell_cut, tell_settled
 from zappend.version import __version__
@@ -236,6 +236,7 @@ def rollback(
         place = checked.target_dir if place is None else place
         if place is None:
             raise UsageError("no target: give TARGET, or a configuration that sets target_dir")
+        conceal(checked.storage_options, place)
         how: dict[str, Any] = {"storage_options": checked.storage_options, "locking": checked.locking}
         settled = rollback(place, dry_run=dry_run, break_lock=break_lock, lock_timeout=checked.lock_timeout, **how)
         if settled.outcome == "clean" and next(iter(open_target(place, **how).children()), None) is None:

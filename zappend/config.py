@@ -17,7 +17,7 @@ import msgspec
 
 from zappend.errors import UsageError
 from zappend.fileobj import FileObj
-from zappend.redaction import is_secret
+from zappend.redaction import cause_of, conceal, is_secret, redacted
 from zappend.settings import Settings
 from zappend.validation import checked, dotted, renamed
 
@@ -44,6 +44,9 @@ MERGE = "tag:yaml.org,2002:merge"
 
 ASSIGNED = re.compile(r'(?:"[^"]*"|[^."])+')
 """The names in ``variables.sst.attrs."long.name"``, one by one."""
+
+ASSIGNABLE = re.compile(r"[\w.]*")
+"""What is shown of an assignment without a value: what follows may be one, and secret."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,10 @@ def assignment(text: str) -> Layer:
     names, equals, value = text.partition("=")
     path = [name.strip('"') for name in ASSIGNED.findall(names.strip())]
     if not equals or not path:
-        raise UsageError(f"--set {text}: write it as name=value, such as variables.sst.encoding.dtype=int16")
+        named = ASSIGNABLE.match(text)
+        raise UsageError(
+            f"--set {named[0] if named else ''}: write it as name=value, such as variables.sst.encoding.dtype=int16"
+        )
     if dotted(path) != names.strip().replace('"', "") and '"' not in names:
         raise UsageError(f"--set {names}: between two dots there is no name")
     try:
@@ -167,11 +173,13 @@ def _layer_of(config: ConfigItem) -> Layer:
     if isinstance(config, Mapping):
         values = checked(config, "")
         return Layer("configuration", values, values)
-    path = config.uri if isinstance(config, FileObj) else os.fspath(config)
-    data = _read(path, config if isinstance(config, FileObj) else None)
-    written = _parsed(path, data, lambda text: text)
-    values = checked(_parsed(path, data, lambda text: _expanded(text, path)), path, written)
-    return Layer(path, values, renamed(written, path))
+    file, path = (config, config.uri) if isinstance(config, FileObj) else (None, os.fspath(config))
+    conceal(None if file is None else file.storage_options, path)
+    name = redacted(path)
+    data = _read(path, file)
+    written = _parsed(name, data, lambda text: text)
+    values = checked(_parsed(name, data, lambda text: _expanded(text, name)), name, written)
+    return Layer(name, values, renamed(written, name))
 
 
 # Reading.
@@ -184,10 +192,10 @@ def _read(path: str, file: FileObj | None) -> bytes:
             return data if isinstance(data, bytes) else data.encode()
         with open(path, "rb") as opened:
             return opened.read()
-    except (OSError, ImportError, ValueError) as error:
-        raise UsageError(
-            f"configuration {path} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-        ) from error
+    except Exception as error:
+        # What file systems raise is up to them.
+        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"configuration {redacted(path)} cannot be read: {redacted(why)}") from cause_of(error)
 
 
 def _parsed(path: str, data: bytes, expand: Callable[[str], str]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def _remote(url: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def _file_system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    conceal(options)
+    conceal(options, url)
     try:
         return file_system_of(url, options, redacted(url))
     except ZappendError as error:

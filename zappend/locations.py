@@ -170,7 +170,7 @@ def locate(item: str | os.PathLike[Any] | FileObj, options: Mapping[str, Any] | 
     if not isinstance(item, FileObj):
         text = str(os.fspath(item))
         return _located(text, options or {}) if is_url(text) else LocalLocation(local_path(text), text)
-    conceal(item.storage_options)
+    conceal(item.storage_options, item.uri)
     if item.given_fs is not None:
         fs = _plain(item.given_fs)
         conceal(fs.storage_options)
@@ -183,7 +183,7 @@ def locate(item: str | os.PathLike[Any] | FileObj, options: Mapping[str, Any] | 
 
 
 def _located(url: str, options: Mapping[str, Any]) -> Location:
-    conceal(options)
+    conceal(options, url)
     return RemoteLocation(redacted(url), url, options)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from zappend.config import VARIABLE, Layer, merge
-from zappend.redaction import USER, is_secret
+from zappend.redaction import is_secret, redacted
 from zappend.settings import Settings
 
 __all__ = ["as_text", "check_together", "hidden", "show_settings"]
@@ -72,15 +72,17 @@ def _hidden(path: Path, value: Any) -> Any:
     harmless = len(path) < 2 or not is_secret(("", *path[1:]))
     if harmless and isinstance(value, (bool, int, float, type(None))):
         return value  # also of storage options
-    return HIDDEN if is_secret(path) else hidden(value)
+    return HIDDEN if is_secret(path) else hidden(value, path)
 
 
-def hidden(value: Any) -> Any:
-    """Return a value without users and passwords in URLs."""
+def hidden(value: Any, path: Path) -> Any:
+    """Return the value of the setting at `path` without what is secret in URLs, and by the names in its lists."""
     if isinstance(value, str):
-        return USER.sub(f"{HIDDEN}@", value)
+        return redacted(value, f"{HIDDEN}@")
     if isinstance(value, (list, tuple)):
-        return [hidden(inner) for inner in value]
+        return [hidden(inner, path) for inner in value]
+    if isinstance(value, Mapping):
+        return {str(name): _hidden((*path, str(name)), inner) for name, inner in value.items()}
     return value
 
 

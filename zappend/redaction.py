@@ -35,7 +35,9 @@ need, such as ``default``."""
 OPTIONS = re.compile(r"(^|_)storage_options$")
 """Settings of which no text is shown: file systems have many words for what is secret."""
 
-SECRET = re.compile(r"key|secret|token|password|passwd|credential|auth|sas|signature", re.IGNORECASE)
+SECRET = re.compile(
+    r"key|secret|token|passw|passphrase|pwd|(?<![a-z])pw(?![a-z])|credential|auth|sas|signature", re.IGNORECASE
+)
 """In the name of a setting: its value is not shown, wherever it stands."""
 
 NOT_SECRET = ("chunk_key_encoding", "keys")
@@ -47,22 +49,28 @@ _concealed: dict[str, re.Pattern[str]] = {}
 
 
 def is_secret(path: Sequence[str]) -> bool:
-    """Tell whether the value of the setting at `path`, names from the outermost on, may be secret by these names."""
+    """Tell whether the value of the setting at `path`, names from the outermost on, may be secret by these names.
+
+    Attributes, such as ``author`` and ``keywords``, stand in the cube for all to read.
+    """
+    if path[0] == "attrs" or (path[0] == "variables" and path[2:3] == ("attrs",)):
+        return False
     return bool(OPTIONS.search(path[0])) or any(SECRET.search(name) for name in path[1:] if name not in NOT_SECRET)
 
 
-def conceal(options: Mapping[str, Any] | None) -> None:
-    """Let `redacted` hide the values of these storage options, from now on and for good."""
-    for value in _values(options or {}):
+def conceal(options: Mapping[str, Any] | None, url: object = None) -> None:
+    """Let `redacted` hide the values of these storage options, and passwords in `url`, from now on and for good."""
+    users = USER.findall(url) if isinstance(url, str) else []
+    for value in (*_values(options or {}), *(user[:-1].partition(":")[2] for user in users)):
         if len(value) >= SHORTEST and value not in _concealed:
             forms = sorted({value, quote(value, safe=""), quote_plus(value)}, key=len, reverse=True)
             _concealed[value] = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, forms))})(?!\w)")
 
 
-def redacted(text: str) -> str:
-    """Return `text` without passwords, signatures and values of storage options."""
+def redacted(text: str, user: str = "") -> str:
+    """Return `text` without passwords, signatures and values of storage options; `user` stands for users in URLs."""
     if "://" in text:
-        text = PARAMETER.sub(rf"\1{HIDDEN}", USER.sub("", text))
+        text = PARAMETER.sub(rf"\1{HIDDEN}", USER.sub(user, text))
     for pattern in list(_concealed.values()):
         text = pattern.sub(HIDDEN, text)
     return text

@@ -234,6 +234,7 @@ def _target(target: Any, settings: Settings) -> tuple[Any, Settings]:
             raise UsageError("no target: give -t TARGET, or set target_dir (Missing 'target_dir' in configuration)")
         target = settings.target_dir
     file = target if isinstance(target, FileObj) else file_of_upath(target)
+    conceal(None if file is None else file.storage_options, target if file is None else file.uri)
     if file is not None:
         return file.uri, changed(settings, target_dir=file.uri, storage_options=file.storage_options or {})
     path = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None

@@ -346,6 +346,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     logging: bool | LogLevel | dict[str, Any] = False
     profiling: bool | str | Profiling = False
 
+    def __repr__(self) -> str:
+        # Values may be secret.
+        given = [name for name in self.__struct_fields__ if getattr(self, name) != getattr(NOTHING_SET, name)]
+        return f"<Settings {', '.join(given)}>"
+
     def takes(self, name: str) -> bool:
         """Tell whether a variable of a slice is taken: included, and not excluded."""
         included = not self.included_variables or _matches(name, self.included_variables)
@@ -357,6 +362,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if isinstance(self.slice_polling, Polling):
             return self.slice_polling
         return Polling() if self.slice_polling else None
+
+
+NOTHING_SET = Settings()
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

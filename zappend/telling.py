@@ -108,6 +108,7 @@ def tell_cut(cut: Cut) -> None:
 
 def tell_settled(target: str, settlement: Settlement, dry_run: bool) -> None:
     """Print what a rollback did, or would do."""
+    target = redacted(target)
     if settlement.outcome == "clean":
         click.echo(f"{target}: nothing to roll back.")
         return

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from zappend.errors import UsageError
-from zappend.redaction import USER, is_secret
+from zappend.redaction import is_secret, redacted
 from zappend.settings import ALIASES, Settings
 from zappend.suggestions import did_you_mean
 
@@ -216,7 +216,7 @@ def _as_shown(value: Any, must: str) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        text = USER.sub("***@", value)
+        text = redacted(value, "***@")
         text = f"'{text[:LONGEST_SHOWN]}…'" if len(text) > LONGEST_SHOWN else f"'{text}'"
         return f"{text} (text)" if re.search(r"\bnumber|\btrue\b|names and|list", must) else text
     if isinstance(value, (int, float)):

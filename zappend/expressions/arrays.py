@@ -49,6 +49,9 @@ Function = Callable[..., Any]
 
 MOST_DIGITS = 30
 
+FLOAT = 8
+"""Bytes of a number on which a reduction works that makes others of all of them first."""
+
 DIRECTIVES = re.compile(r"(?:[^%]|%[aAbBdHIjmMpSfUWwyYGVuzZ%]){0,100}")
 """Formats of times: without widths, which could have any number of digits."""
 
@@ -69,8 +72,10 @@ def _dimension(dim: Any) -> Any:
 
 
 def _reduction(name: str) -> Function:
+    width = FLOAT if name in ("std", "var", "median") else 1
+
     def reduce(array: Any, dim: Any = None, *, axis: Any = None, skipna: Any = None) -> Any:
-        check_readable(array)
+        check_readable(array, width)
         if name not in ("min", "max", "count") and not holds_numbers(array):
             raise Refusal(f"it holds text, of which there is no {name}()")
         if type(array) is xr.DataArray:
@@ -118,7 +123,7 @@ def rounded(number: Any, digits: Any = None) -> Any:
 def _as_type(array: Any, dtype: Any) -> Any:
     if type(dtype) is not str or not TYPES.fullmatch(dtype):
         raise Refusal("a type is given as text: 'datetime64[D]', 'timedelta64[s]', 'int', 'float', 'bool', …")
-    check_readable(array)
+    check_readable(array, np.dtype(dtype).itemsize)
     return array.astype(dtype)
 
 

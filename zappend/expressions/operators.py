@@ -55,6 +55,9 @@ BINARY: Mapping[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Pow: ("**", operator.pow),
 }
 
+GROWING = (ast.Add, ast.Sub, ast.Mult, ast.Pow)
+"""Operators by which whole numbers may become too large for 64 bits, which numpy does not tell of arrays."""
+
 UNARY: Mapping[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 
 COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -94,7 +97,14 @@ def arithmetic(kind: type[ast.operator], a: Any, b: Any) -> Any:
     sign, function = BINARY[kind]
     if is_array(a) or is_array(b):
         _check_arrays(a, b, numbers=True)
-        return function(a, b)
+        a, b = _widened(a), _widened(b)
+        result = function(a, b)
+        if result.dtype.kind in "iu" and kind in GROWING:
+            with np.errstate(all="ignore"):
+                exact = function(*(one.astype(float) if is_array(one) else float(one) for one in (a, b)))
+            if (abs(exact) >= np.iinfo(result.dtype).max).any():
+                raise Refusal("whole numbers in it need more than 64 bits; make them floats by .astype('float')")
+        return result
     if is_number(a) and is_number(b):
         if (
             kind is ast.Pow
@@ -122,6 +132,7 @@ def unary(kind: type[ast.unaryop], value: Any) -> Any:
     """Return what a sign of `UNARY` makes of `value`; raise `Refusal` if that is no number."""
     if is_array(value):
         _check_arrays(value, 0, numbers=True)
+        value = _widened(value)
     elif not is_number(value):
         raise Refusal(f"a {kind_name(value)} has no sign")
     return UNARY[kind](value)
@@ -168,6 +179,12 @@ def _check_arrays(a: Any, b: Any, *, numbers: bool) -> None:
                 raise Refusal(f"it holds {one.dtype}, and only numbers and times are calculated with")
     if math.prod(_shape(a, b)) * WIDEST > MOST_BYTES:
         raise Refusal(f"the result would have {math.prod(_shape(a, b))} values; take less of what is combined")
+
+
+def _widened(value: Any) -> Any:
+    """Return an array of small whole numbers with 64 bits each, so that they grow as those of Python do."""
+    small = is_array(value) and value.dtype.kind in "biu" and value.dtype.itemsize < 8
+    return value.astype(np.int64) if small else value
 
 
 def _shape(a: Any, b: Any) -> tuple[int, ...]:

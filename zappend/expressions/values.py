@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ LARGEST_INT = 2**64
 MOST_BYTES = 2**26
 """Bytes of an array of which the values are read or made."""
 
+MOST_READ = 16 * MOST_BYTES
+"""Bytes of all arrays together of which the values are read or made by one expression."""
+
 TEXT_BYTES = 64
 """What is reckoned for a text of any length."""
 
@@ -64,6 +68,10 @@ LIGHT = (type(None), *NUMBERS)
 PLAIN = (*LIGHT, str)
 SEQUENCES = (list, tuple)
 INDICES = (slice, type(Ellipsis))
+
+
+_read = ContextVar("_read", default=0)
+"""Bytes so far, in the context in which an expression is evaluated."""
 
 
 class Refusal(Exception):
@@ -173,14 +181,19 @@ def _weight(value: Any) -> int:
     return total
 
 
-def check_readable(array: Any) -> None:
-    """Raise `Refusal` if the values of `array` are too many to be read here."""
-    width = max(array.dtype.itemsize, TEXT_BYTES if array.dtype.kind in "OT" else 1)
+def check_readable(array: Any, width: int = 1) -> None:
+    """Raise `Refusal` if the values of `array` are too many to be read here, or to be made with `width` bytes each."""
+    width = max(array.dtype.itemsize, TEXT_BYTES if array.dtype.kind in "OT" else width)
     size = int(array.size) * width
     if size > MOST_BYTES:
         raise Refusal(
             f"it has {array.size} values, about {size / 2**20:,.0f} MiB, and an expression reads "
             f"{MOST_BYTES >> 20} MiB at most; take a part of it, such as [-1] or .isel(), or a coordinate"
+        )
+    _read.set(_read.get() + size)
+    if _read.get() > MOST_READ:
+        raise Refusal(
+            f"the expression reads more than {MOST_READ >> 20} MiB in all; take parts of what it reads, or divide it"
         )
 
 

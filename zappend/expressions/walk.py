@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +121,9 @@ class Expression:
         UsageError
             If it asks for what is not there or not allowed, or has no value that JSON has; it names the part.
         """
+        return copy_context().run(self._evaluated, dataset)  # in which what is read is counted
+
+    def _evaluated(self, dataset: xr.Dataset) -> Any:
         with warnings.catch_warnings(), np.errstate(over="raise", divide="raise", invalid="raise"):
             warnings.simplefilter("ignore")  # what a library warns of, a value tells
             walk = _Walk(self.source, dataset)

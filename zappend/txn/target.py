@@ -107,7 +107,7 @@ def _open_url(url: str, durability: Durability, options: dict[str, Any], locking
 
     try:
         fs, root = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError, TypeError) as error:
+    except (ImportError, ValueError, TypeError, OSError) as error:
         raise TargetError(f"cannot write to {_without_password(url)}: {error}") from error
     return _open_file_system(fs, root, durability, locking, _without_password(url))
 
