@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from zappend.errors import CommitStateUnknown, LockLost, RecoveryRefused, TargetError, TransactionClosed, UsageError
+from zappend.txn.kept import KeepingStore
 from zappend.txn.log import Log
 from zappend.txn.replay import Settlement, apply, settle
 from zappend.txn.storage import Durability, Lock, Storage
-from zappend.txn.store import TransactionStore
 from zappend.txn.target import Locking, open_target
 
 if TYPE_CHECKING:
@@ -25,15 +25,16 @@ logger = logging.getLogger("zappend")
 Status = Literal["new", "active", "committed", "rolled back", "failed"]
 
 
-class Transaction(TransactionStore):
+class Transaction(KeepingStore):
     """One transaction on one target: a mapping of its keys to bytes, and a context manager.
 
     Leaving the ``with`` block commits; any exception in it, `KeyboardInterrupt` included, rolls back and goes on.
     Made by `transaction`.
     """
 
-    def __init__(self, storage: Storage, lock_timeout: float) -> None:
+    def __init__(self, storage: Storage, lock_timeout: float, keep_undo: int = 0) -> None:
         super().__init__(storage, Log(storage.place, os.urandom(16).hex()))
+        self.keep_undo = keep_undo
         self.status: Status = "new"
         self._closed = "has not begun: use it as 'with transaction(target) as txn'"
         self._lock_timeout = lock_timeout
@@ -156,7 +157,7 @@ class Transaction(TransactionStore):
             self._lock.check()
         if not self._log.hot:
             self._flush((), (), {})
-        self._log.decide(self._redo())
+        self._log.decide(self._redo(), self._keep())
 
     def _is_undecided(self) -> bool:
         try:
@@ -212,6 +213,7 @@ def transaction(
     durability: Durability = "full",
     lock_timeout: float = 0.0,
     locking: Locking = "safe",
+    keep_undo: int = 0,
 ) -> Transaction:
     """Return a transaction on `target`: everything in its ``with`` block happens, or nothing.
 
@@ -236,6 +238,9 @@ def transaction(
     locking
         ``"unsafe"``: write also where nothing can tell whether there is another writer; that there is none is then the
         caller's word.
+    keep_undo
+        How many undo logs stay beside the target when this transaction commits, its own and those of the commits before
+        it, so that `undo` can take these back. With 0, none stays.
 
     Raises
     ------
@@ -253,8 +258,11 @@ def transaction(
     >>> cube
     {'a/0.0': b'old'}
     """
-    options = _one_of(storage_options, target_storage_options)
-    return Transaction(open_target(target, durability, storage_options=options, locking=locking), lock_timeout)
+    if not isinstance(keep_undo, int) or keep_undo < 0:
+        raise UsageError(f"keep_undo must be a number of commits, at least 0, not {keep_undo!r}")
+    options = one_of(storage_options, target_storage_options)
+    storage = open_target(target, durability, storage_options=options, locking=locking)
+    return Transaction(storage, lock_timeout, keep_undo)
 
 
 def rollback(
@@ -292,7 +300,7 @@ def rollback(
     RecoveryRefused, LogVersionError
         If the log or the target is not what it must be; nothing was changed, and the log stays.
     """
-    options = _one_of(storage_options, target_storage_options)
+    options = one_of(storage_options, target_storage_options)
     storage = open_target(target, storage_options=options, locking=locking)
     if not storage.in_use():
         return Settlement()
@@ -305,7 +313,8 @@ def rollback(
         _let_go(lock.release, storage.name)
 
 
-def _one_of(options: Mapping[str, Any] | None, alias: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def one_of(options: Mapping[str, Any] | None, alias: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the options that are given, by one name or the other; raise `UsageError` if by both."""
     if options is not None and alias is not None:
         raise UsageError("storage_options and target_storage_options are one setting; give one of them")
     return alias if options is None else options

@@ -23,7 +23,7 @@ from zappend.txn.clock import Clock
 from zappend.txn.late import LateRequests
 from zappend.txn.lock import describe, this_process
 from zappend.txn.lockbody import Body, Entry, State
-from zappend.txn.log import DECISION, HEAD
+from zappend.txn.names import DECISION, HEAD, kept_objects
 from zappend.txn.objects import Conflict, Objects, Tag, Unclear
 from zappend.txn.registry import ProcessLock
 from zappend.txn.storage import LOCK_NAME, Lock
@@ -202,9 +202,11 @@ class LeaseLock(Lock):
                 assert now.state != "commit" or state == "commit", "a decision is never taken back"
                 self._swap(state=state, txn=txn or now.txn, objects=dict(self.entries))
                 return
-            self.entries.clear()  # without a head nothing of it counts
+            for name in self.entries.keys() - kept_objects(self.entries):
+                del self.entries[name]  # without a head nothing else of it counts
             settled = (now.txn, "commit" if now.state == "commit" else "abort") if now.txn else now.settled
-            self._swap(state="done" if self._closing else "open", txn="", objects={}, settled=settled)
+            state = "done" if self._closing else "open"
+            self._swap(state=state, txn="", objects=dict(self.entries), settled=settled)
 
     def abort(self) -> None:
         """Decide that the transaction in the log is undone, so that nobody can commit it any more."""
@@ -345,8 +347,9 @@ class LeaseLock(Lock):
                 if self._lost is not None or self._unsure:
                     return
                 if HEAD not in self._body.objects:
-                    # Without a condition the deletion could hit the lock of who comes next: then the lock stays.
-                    if self._objects.conditional_deletes and not self.littered:
+                    # Without a condition the deletion could hit the lock of who comes next: then the lock stays. So it
+                    # does where it names undo logs that are kept.
+                    if self._objects.conditional_deletes and not self.littered and not self._body.objects:
                         self._delete()
                     elif self._body.state != "done":
                         self._swap(state="done")

@@ -7,29 +7,30 @@ All lie in the place of the target (``zappend.txn.record`` has their bytes)::
     decision              the commit; it counts only beside a head of the same transaction
     redo-<txn>-<n>        what the decision does not hold itself; they count only as far as the decision says
     original-<txn>-<n>    what a key held, kept without reading it; it counts where a record names it
+    kept-<seq>-<txn>      the head of an undo log that is kept for later (`zappend.txn.kept`), beside its parts and originals
 
 Before any key changes, its pre-image is in an object that counts. A part is written before the head or decision that
 counts it, and names the hash of the part before it, so that one hash vouches for all. The head goes first when the
-transaction has ended: whatever is found without a head is only swept away.
+transaction has ended: whatever is found without a head is only swept away, but for kept logs. Which of these stay
+after the commit the decision says; the others are dropped before the head is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from zappend.errors import LogDamaged
+from zappend.txn.names import DECISION, HEAD, KEPT, ORIGINAL, kept_heads, kept_objects, txn_of
 from zappend.txn.record import MAX_BODY, REFERENCES, digest, pack, pack_named, unpack, unpack_named
 from zappend.txn.storage import TEMP_PREFIX, Area
 
-__all__ = ["DECISION", "HEAD", "Document", "Log", "PreImage", "Redo", "sweep"]
+__all__ = ["Document", "Log", "PreImage", "Redo", "sweep", "told_as_damage"]
 
-HEAD = "undo"
-DECISION = "decision"
-ORIGINAL = "original"
-SWEPT = (f"{HEAD}-", "redo-", f"{DECISION}-", f"{ORIGINAL}-", TEMP_PREFIX)
+SWEPT = (f"{HEAD}-", "redo-", f"{DECISION}-", f"{ORIGINAL}-", f"{KEPT}-", TEMP_PREFIX)
 
 PreImage = tuple[str, bytes | str | None]
 """A key and what it held; text is the name of the object in the place that holds it; ``None``: it was absent."""
@@ -103,6 +104,7 @@ class Log:
         self._originals = 0
         self._attempted = False
         self._decision: Redo | None = None
+        self._staying: Sequence[str] = ()  # heads of kept logs that the decision names
         self.absent: list[str] = []
         self.changed: list[str] = []
         self.references: dict[str, str] = {}
@@ -131,14 +133,7 @@ class Log:
             self._inline = (), ()
             self._place.sync()
         head, name = pack_named(
-            HEAD,
-            self.txn,
-            critical=_critical(self._inline[0]),
-            parts=self._undo.parts,
-            last=self._undo.last,
-            fingerprint=self._fingerprint,
-            records=self._inline[0],
-            folders=self._inline[1],
+            HEAD, self.txn, **self._undo_fields(), fingerprint=self._fingerprint
         )
         self._place.put(HEAD, head, self.txn)
         self._place.sync()
@@ -154,8 +149,12 @@ class Log:
         """Return a part written by `stage`."""
         return _redo_of(unpack(key, self._read(key), "redo-part"))
 
-    def decide(self, redo: Redo) -> None:
-        """Commit: on return the decision, with `redo` as its last part, is durable.
+    def keep(self, name: str, **fields: object) -> None:
+        """Write the head `name`, by which the originals stay; it counts if the decision names it."""
+        self._place.put(name, pack(KEPT, self.txn, **self._undo_fields(), **fields), self.txn)
+
+    def decide(self, redo: Redo, staying: Sequence[str] = ()) -> None:
+        """Commit: on return the decision, with `redo` as its last part, is durable; kept logs but `staying` will go.
 
         Raises
         ------
@@ -169,21 +168,25 @@ class Log:
             last=self._redo.last,
             head=self._head,
             **_redo_fields(redo),
+            **({"kept": list(staying)} if staying else {}),
         )
         self._place.sync()
         self._attempted = True
         self._place.create(DECISION, data, self.txn)
         self._place.sync()
-        self._decision = redo
+        self._decision, self._staying = redo, staying
 
     def decided(self) -> bool:
         """Tell whether the decision is there; raise if that cannot be told."""
         return self._attempted and self._place.has(DECISION)
 
     def clear(self) -> None:
-        """Remove the log: the head first and durably, then the rest."""
+        """Remove the log: the head first and durably, then the rest; before them what is not kept any longer."""
         self.hot = False
-        sweep(self._place)
+        sweep(self._place, self._stays)
+
+    def _stays(self, kept: str) -> bool:
+        return kept in self._staying if self.committed else txn_of(kept) != self.txn
 
     # Reading.
 
@@ -204,34 +207,39 @@ class Log:
         data = place.get(HEAD)
         if data is None:
             return None
-        try:
+        with told_as_damage():
             body, name = unpack_named(HEAD, data, HEAD)
             log = cls(place, body["txn"])
             log._fingerprint = body["fingerprint"]
-            log._inline = [(key, value) for key, value in body["records"]], body["folders"]
-            log._undo = _Chain(body["parts"], body["last"])
             log._head = name
             log.hot = True
-            for records, folders in log._undo_groups():
-                log.folders += folders
-                for key, value in records:
-                    (log.absent if value is None else log.changed).append(key)
-                    if isinstance(value, str):
-                        log.references[key] = value
-            log._check_references()
+            log._load(body)
             data = place.get(DECISION)
             if data is not None and (body := unpack(DECISION, data, DECISION))["txn"] == log.txn:
                 if body["head"] != log._head:
                     raise LogDamaged("the decision names another undo head than the one beside it")
                 log._redo = _Chain(body["parts"], body["last"])
-                log._decision = _redo_of(body)
+                log._decision, log._staying = _redo_of(body), body.get("kept", ())
                 for _ in log._parts("redo", log._redo):
                     pass
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, LogDamaged):
-                raise
-            raise LogDamaged(f"the log in the place of the target is not complete: {error!r}") from error
         return log
+
+    def _undo_fields(self) -> dict[str, object]:
+        records, folders = self._inline
+        chain = {"parts": self._undo.parts, "last": self._undo.last}
+        return {"critical": _critical(records), **chain, "records": records, "folders": folders}
+
+    def _load(self, body: dict[str, Any]) -> None:
+        """Take over what the head `body` says of originals, and verify that they are there."""
+        self._inline = [(key, value) for key, value in body["records"]], body["folders"]
+        self._undo = _Chain(body["parts"], body["last"])
+        for records, folders in self._undo_groups():
+            self.folders += folders
+            for key, value in records:
+                (self.absent if value is None else self.changed).append(key)
+                if isinstance(value, str):
+                    self.references[key] = value
+        self._check_references()
 
     def originals(self) -> Iterator[dict[str, bytes]]:
         """Iterate over what the keys `changed` held, an object of the log at a time."""
@@ -301,12 +309,21 @@ class Log:
         return data
 
 
-def sweep(place: Area) -> None:
+def sweep(place: Area, stays: Callable[[str], bool] = lambda head: True) -> None:
     """Remove every log object in `place`: the head first and durably, then the rest, which is inert without it.
 
-    What has no name of a log object is not ours, and stays.
+    Before the head go those heads of kept logs that are not to stay, so that who finds one of them without the head
+    knows that it counts. What has no name of a log object is not ours, and stays.
     """
-    found = [key for key in place.keys() if key in (HEAD, DECISION) or key.startswith(SWEPT)]
+    names = list(place.keys())
+    dropped = [head for head in kept_heads(names) if not stays(head)]
+    for head in dropped:
+        place.delete(head, "")
+    if dropped:
+        place.sync()
+    names = [name for name in names if name not in dropped]
+    staying = kept_objects(names)
+    found = [k for k in names if (k in (HEAD, DECISION) or k.startswith(SWEPT)) and k not in staying]
     if HEAD in found:
         place.delete(HEAD, "")
         place.sync()
@@ -314,6 +331,17 @@ def sweep(place: Area) -> None:
     elif found:
         place.harden()  # that the head is gone may not be durable yet, and it must not come back alone
     place.delete_many(found, "")
+
+
+@contextmanager
+def told_as_damage() -> Iterator[None]:
+    """Raise `LogDamaged` for what is wrong with a body."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, LogDamaged):
+            raise
+        raise LogDamaged(f"the log in the place of the target is not complete: {error!r}") from error
 
 
 def _critical(records: Any) -> list[str]:

@@ -97,6 +97,9 @@ class MappingStorage(MappingArea, Storage):
     def in_use(self) -> bool:
         return self._registered().is_taken() or any(True for _ in self.place.keys())
 
+    def is_pending(self) -> bool:
+        return self._registered().is_taken() or super().is_pending()
+
     def lock(self) -> Lock:
         return _MappingLock(self._registered(), self.name)
 

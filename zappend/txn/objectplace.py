@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from zappend.errors import LogDamaged
 from zappend.txn.lease import ATTEMPTS, LeaseLock
-from zappend.txn.log import DECISION, HEAD
+from zappend.txn.names import DECISION, HEAD, is_kept
 from zappend.txn.objects import Objects, Unclear
 from zappend.txn.record import digest
 from zappend.txn.storage import LOCK_NAME, Area, Value
@@ -67,7 +67,7 @@ class ObjectPlace(Area):
     def put(self, key: str, value: Value, txn: str) -> None:
         value = bytes(value)
         inline = sum(len(e) for k, e in self.lease.entries.items() if isinstance(e, bytes) and k != key)
-        if inline + len(value) <= INLINE:
+        if inline + len(value) <= INLINE and not is_kept(key):  # which the lock would carry from commit to commit
             self.lease.entries[key] = value
         else:
             self.lease.entries[key] = self._write_once(key, value, txn), digest(value)
@@ -101,7 +101,8 @@ class ObjectPlace(Area):
     def delete_many(self, keys: Iterable[str], txn: str) -> None:
         # Only the sweep does this, when there is no head any more.
         strays = set(self._strays or ())
-        names = dict.fromkeys([*self._written, *(key for key in keys if key in strays)])
+        named = {entry[0] for entry in self.lease.entries.values() if isinstance(entry, tuple)}  # kept logs
+        names = dict.fromkeys([*(name for name in self._written if name not in named), *(key for key in keys if key in strays)])
         self.lease.littered = True
         if names:
             self._objects.delete_many(names)

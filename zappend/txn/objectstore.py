@@ -14,7 +14,7 @@ from zappend.errors import LogDamaged, TargetError
 from zappend.txn.clock import Clock
 from zappend.txn.lease import ATTEMPTS, LEASE, LeaseLock
 from zappend.txn.lockbody import Body
-from zappend.txn.log import HEAD
+from zappend.txn.names import HEAD
 from zappend.txn.objectplace import ObjectPlace
 from zappend.txn.objects import Busy, Conflict, Objects, Tag, Unclear
 from zappend.txn.record import digest, unpack
@@ -99,7 +99,7 @@ class ObjectStorage(Storage):
 
     def is_pending(self) -> bool:
         found = [key for key, _ in self._place_objects.list("")]
-        lock = self._place_objects.get(LOCK_NAME) if found == [LOCK_NAME] else None
+        lock = self._place_objects.get(LOCK_NAME) if LOCK_NAME in found else None
         return bool(found) if lock is None else Body.parse(lock[0]).state != "done"
 
     def lock(self) -> Lock:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal, TypeVar
 
 from zappend.errors import TargetChanged, TargetError
+from zappend.txn.names import kept_objects
 
 __all__ = [
     "DURABILITIES",
@@ -229,7 +230,7 @@ class Storage(Area):
     name
         The target as a user would write it, for messages.
     place
-        The area of the log; empty after a clean end.
+        The area of the log; after a clean end it has nothing but undo logs that are kept.
     conditional
         Whether each write names the state that it replaces, so that it can undo no change of others.
     is_remote
@@ -246,7 +247,7 @@ class Storage(Area):
 
     @abstractmethod
     def in_use(self) -> bool:
-        """Tell whether there is anything of a transaction, running or cut off, without making or changing anything."""
+        """Tell whether there is anything of a transaction, even a kept undo log, without making or changing anything."""
 
     @abstractmethod
     def lock(self) -> Lock:
@@ -254,7 +255,8 @@ class Storage(Area):
 
     def is_pending(self) -> bool:
         """Tell whether there is a transaction, running or cut off, so that nobody knows what the target will be."""
-        return self.in_use()
+        names = set(self.place.keys())
+        return self.in_use() and (not names or names != kept_objects(names))
 
     def replace_many(self, documents: Iterable[tuple[str, bytes | None, bytes]], txn: str) -> None:
         """Write each of `documents`, a key with its old and its new bytes, over its old bytes.

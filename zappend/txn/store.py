@@ -64,6 +64,7 @@ class TransactionStore(MutableMapping[str, bytes]):
         self._waiting: dict[str, None] = {}  # keys that wait to be logged, in order
         self._logged: set[str] = set()
         self._folders: set[str] = set()
+        self._folders_too: list[str] = []  # to be logged with the next group, though none of its keys asks for them
         self._seen: dict[str, bytes | None] = {}  # documents as first read
         self._held: dict[str, bytes] = {}
         self._staged: dict[str, bytes | str] = {}  # value, or the log object that has it
@@ -352,7 +353,8 @@ class TransactionStore(MutableMapping[str, bytes]):
             unseen = frozenset(new)
             changed = [key for key in keys if key not in unseen]
             self._storage.expect_absent(new)
-            folders = [f for f in self._storage.missing_folders(keys) if f not in self._folders]
+            missing = dict.fromkeys((*self._storage.missing_folders(keys), *self._folders_too))
+            folders = [f for f in missing if f not in self._folders]
             kept = self._kept(changed) if by_reference else None
             records = self._pre_images(new, changed, known) if kept is None else chain(zip(new, repeat(None)), kept)
             self._log.add(records, folders)
