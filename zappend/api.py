@@ -15,6 +15,7 @@ from zappend.runs import run_cut, run_slices
 from zappend.sources import SliceSource
 from zappend.txn.context import Transaction, rollback, transaction
 from zappend.txn.replay import Settlement
+from zappend.txn.undo import Undone, undo
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,6 +36,7 @@ __all__ = [
     "SliceItem",
     "SliceSource",
     "Transaction",
+    "Undone",
     "append",
     "delete",
     "insert",
@@ -42,6 +44,7 @@ __all__ = [
     "replace",
     "rollback",
     "transaction",
+    "undo",
     "zappend",
 ]
 

@@ -15,7 +15,7 @@ from zappend import options
 from zappend.errors import UsageError
 from zappend.redaction import redacted
 from zappend.signals import exit_code_of
-from zappend.telling import progress, reported, tell_appended, tell_cut, tell_settled
+from zappend.telling import progress, reported, tell_appended, tell_cut, tell_settled, tell_undone
 from zappend.version import __version__
 
 __all__ = ["main"]
@@ -68,6 +68,7 @@ def cli() -> None:
 @options.threads
 @options.lock_timeout
 @options.durability
+@options.keep_undo
 @click.option(
     "--locking",
     type=click.Choice(["safe", "unsafe"]),
@@ -242,6 +243,44 @@ def rollback(
             click.echo(f"there is no cube at {redacted(place)}, and nothing to roll back.")
         else:
             tell_settled(place, settled, dry_run)
+
+
+@cli.command()
+@click.option(
+    "-n", "n", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="How many commits."
+)
+@options.configs
+@options.storage_options
+@options.lock_timeout
+@options.durability
+@click.option("--dry-run", is_flag=True, help="Only tell what would be restored and removed.")
+@click.option(
+    "--locking",
+    type=click.Choice(["safe", "unsafe"]),
+    help="Write also where nothing can tell whether there is another writer.  [default: safe]",
+)
+@options.traceback
+@click.argument("target", required=False)
+def undo(target: str | None, n: int, configs: tuple[str, ...], dry_run: bool, traceback: bool, **settings: Any) -> None:
+    """Take the last commits to TARGET, or to target_dir, back, if they kept their undo logs: see --keep-undo."""
+    with reported(traceback, verbose=False):
+        from zappend.config import load_settings
+        from zappend.txn.undo import undo
+
+        checked = load_settings(configs, **settings)
+        place = checked.target_dir if target is None else target
+        if place is None:
+            raise UsageError("no target: give TARGET, or a configuration that sets target_dir")
+        undone = undo(
+            place,
+            n,
+            storage_options=checked.storage_options,
+            dry_run=dry_run,
+            durability=checked.durability,
+            lock_timeout=checked.lock_timeout,
+            locking=checked.locking,
+        )
+        tell_undone(redacted(place), undone)
 
 
 @cli.group()

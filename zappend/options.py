@@ -15,6 +15,7 @@ __all__ = [
     "editing",
     "group",
     "if_exists",
+    "keep_undo",
     "lock_timeout",
     "no_progress",
     "on_overflow",
@@ -74,6 +75,12 @@ durability = click.option(
     type=click.Choice(["full", "process"]),
     help="Survive a power cut, or only a kill.  [default: full]",
 )
+keep_undo = click.option(
+    "--keep-undo",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Undo logs that stay, for 'zappend undo'.  [default: 0]",
+)
 no_progress = click.option("--no-progress", is_flag=True, help="No progress bar.")
 traceback = click.option("--traceback", is_flag=True, help="Show where in the program an error came from.")
 
@@ -89,6 +96,7 @@ def editing(command: Any) -> Any:
         threads,
         lock_timeout,
         durability,
+        keep_undo,
         click.option("--dry-run", is_flag=True, default=None, help="Check everything, tell the cost, change nothing."),
         traceback,
         click.option("-v", "--verbose", is_flag=True, help="Tell more."),

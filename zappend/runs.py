@@ -180,7 +180,7 @@ def run_cut(
         with Editor(storage.name, checked, storage.calls_at_once) as editor:
             if view is not None:
                 return _cut_from(view, editor, planned, checked.group)
-            with transaction(storage, lock_timeout=checked.lock_timeout) as txn:
+            with transaction(storage, lock_timeout=checked.lock_timeout, keep_undo=checked.keep_undo) as txn:
                 return _cut_from(txn, editor, planned, checked.group)
 
 
@@ -279,7 +279,8 @@ def _append_one(
 ) -> Appended:
     prefix = _prefix(settings.group)
     replaces = False
-    run.outcome, run.txn = None, transaction(storage, lock_timeout=settings.lock_timeout)
+    run.outcome = None
+    run.txn = transaction(storage, lock_timeout=settings.lock_timeout, keep_undo=settings.keep_undo)
     with run.txn as txn:
         cube = cube_in(txn, settings.group)
         if fresh:

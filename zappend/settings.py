@@ -217,6 +217,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Delete old labels with each slice that is appended, so that only the last ones stay: how many, or a duration,
         such as ``30d``, for those that are less than that from the last one. A slice stays whole, and one that is
         inserted or replaced deletes nothing.
+    keep_undo
+        How many undo logs stay beside the cube, so that ``zappend undo`` can take the last commits back: appends and
+        edits. A commit with 0 leaves none, also of those before it.
     included_variables
         Names of the variables of a slice that are taken, or patterns such as ``sst_*``; all by default.
     excluded_variables
@@ -314,6 +317,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     if_exists: Literal["error", "skip", "replace"] = "error"
     if_earlier: Literal["error", "insert"] = "error"
     keep_last: Annotated[int, msgspec.Meta(ge=1)] | str | None = None
+    keep_undo: Annotated[int, msgspec.Meta(ge=0)] = 0
     included_variables: list[str] = msgspec.field(default_factory=list)
     excluded_variables: list[str] = msgspec.field(default_factory=list)
     missing_variables: Literal["refuse", "fill"] = "refuse"

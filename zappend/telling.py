@@ -16,9 +16,9 @@ from zappend.signals import exit_code_of, interrupting
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from zappend.api import AppendResult, Cut, Settlement
+    from zappend.api import AppendResult, Cut, Settlement, Undone
 
-__all__ = ["progress", "reported", "tell_appended", "tell_cut", "tell_settled"]
+__all__ = ["progress", "reported", "tell_appended", "tell_cut", "tell_settled", "tell_undone"]
 
 
 @contextlib.contextmanager
@@ -118,3 +118,13 @@ def tell_settled(target: str, settlement: Settlement, dry_run: bool) -> None:
             click.echo(f"would remove {key}")
     counts = f"{len(settlement.written)} keys written, {len(settlement.removed)} removed"
     click.echo(f"{target}: {'would be ' if dry_run else ''}{settlement.outcome}; {counts}.")
+
+
+def tell_undone(target: str, undone: Undone) -> None:
+    """Print what an undo did, or would do."""
+    if undone.dry_run:
+        for key in undone.written:
+            click.echo(f"would restore {key}")
+        for key in undone.removed:
+            click.echo(f"would remove {key}")
+    click.echo(f"{target}: {undone}.")

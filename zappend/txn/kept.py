@@ -91,7 +91,7 @@ class KeepingStore(TransactionStore):
         return heads[-self.keep_undo :]
 
     def _log_what_is_held_back(self) -> list[str]:
-        """Log what only a later undo needs: originals of deleted and staged chunks, and folders that are yet to be made.
+        """Log what only a later undo needs: originals of deleted and staged chunks, and folders that will be made.
 
         Returns
         -------

@@ -7,7 +7,7 @@ All lie in the place of the target (``zappend.txn.record`` has their bytes)::
     decision              the commit; it counts only beside a head of the same transaction
     redo-<txn>-<n>        what the decision does not hold itself; they count only as far as the decision says
     original-<txn>-<n>    what a key held, kept without reading it; it counts where a record names it
-    kept-<seq>-<txn>      the head of an undo log that is kept for later (`zappend.txn.kept`), beside its parts and originals
+    kept-<seq>-<txn>      the head of an undo log that is kept (`zappend.txn.kept`), beside its parts and originals
 
 Before any key changes, its pre-image is in an object that counts. A part is written before the head or decision that
 counts it, and names the hash of the part before it, so that one hash vouches for all. The head goes first when the
@@ -132,9 +132,7 @@ class Log:
                     _, self._undo = self._write_part("undo", self._undo, records=group[0], folders=group[1])
             self._inline = (), ()
             self._place.sync()
-        head, name = pack_named(
-            HEAD, self.txn, **self._undo_fields(), fingerprint=self._fingerprint
-        )
+        head, name = pack_named(HEAD, self.txn, **self._undo_fields(), fingerprint=self._fingerprint)
         self._place.put(HEAD, head, self.txn)
         self._place.sync()
         self._head = name
@@ -224,7 +222,7 @@ class Log:
                     pass
         return log
 
-    def _undo_fields(self) -> dict[str, object]:
+    def _undo_fields(self) -> dict[str, Any]:
         records, folders = self._inline
         chain = {"parts": self._undo.parts, "last": self._undo.last}
         return {"critical": _critical(records), **chain, "records": records, "folders": folders}

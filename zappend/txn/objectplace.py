@@ -102,7 +102,9 @@ class ObjectPlace(Area):
         # Only the sweep does this, when there is no head any more.
         strays = set(self._strays or ())
         named = {entry[0] for entry in self.lease.entries.values() if isinstance(entry, tuple)}  # kept logs
-        names = dict.fromkeys([*(name for name in self._written if name not in named), *(key for key in keys if key in strays)])
+        names = dict.fromkeys(
+            [*(name for name in self._written if name not in named), *(key for key in keys if key in strays)]
+        )
         self.lease.littered = True
         if names:
             self._objects.delete_many(names)

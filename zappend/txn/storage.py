@@ -247,7 +247,7 @@ class Storage(Area):
 
     @abstractmethod
     def in_use(self) -> bool:
-        """Tell whether there is anything of a transaction, even a kept undo log, without making or changing anything."""
+        """Tell whether there is anything of a transaction, if only a kept undo log; nothing is made or changed."""
 
     @abstractmethod
     def lock(self) -> Lock:

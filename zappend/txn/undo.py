@@ -137,8 +137,8 @@ def _newest(storage: Storage, n: int) -> tuple[list[KeptLog], int]:
 
 def _too_few(storage: Storage, n: int, kept: int) -> UsageError:
     return UsageError(
-        f"cannot take back {n} commit{'' if n == 1 else 's'} of {storage.name}: it has the undo logs of {kept or 'none'}"
-        f"; they are kept by keep_undo (--keep-undo N), until a commit that does not keep its own"
+        f"cannot take back {n} commit{'' if n == 1 else 's'} of {storage.name}: the undo logs of {kept or 'none'} are "
+        f"there; keep_undo (--keep-undo N) keeps them, until a commit comes that does not keep its own"
     )
 
 
