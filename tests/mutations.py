@@ -408,8 +408,8 @@ LOG = [
     Mutation(
         "count of undo parts skipped",
         "log",
-        'log._undo = _Chain(body["parts"], body["last"])',
-        "log._undo = _Chain()",
+        'self._undo = _Chain(body["parts"], body["last"])',
+        "self._undo = _Chain()",
         "Only the originals in the head are restored.",
         (DAMAGE,),
     ),
@@ -897,8 +897,8 @@ OBJECTS = [
     Mutation(
         "lock deleted where deletes have no condition",
         "lease",
-        "if self._objects.conditional_deletes and not self.littered:",
-        "if not self.littered:",
+        "if self._objects.conditional_deletes and not self.littered and not self._body.objects:",
+        "if not self.littered and not self._body.objects:",
         "The late deletion of the lock hits that of the successor.",
         (f"{ATTACKS}test_finished_lock_stays_where_deletes_have_no_condition",),
     ),

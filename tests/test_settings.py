@@ -340,6 +340,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "if_exists": ("keep", "must be error, skip or replace, not 'keep'"),
     "if_earlier": ("append", "must be error or insert, not 'append'"),
     "keep_last": ("all", "the labels to keep must be a number of labels, at least 1, or a duration such as '30d'"),
+    "keep_undo": (-1, "setting keep_undo must be a whole number of at least 0, not -1"),
     "included_variables": (["none"], "it has no variable 'none', which included_variables names"),
     "excluded_variables": ("sst", "must be a list of text, not 'sst' (text)"),
     "missing_variables": ("drop", "must be refuse or fill, not 'drop'"),

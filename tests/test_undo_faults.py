@@ -1,4 +1,4 @@
-"""Kills and errors at every operation of an undo, and of commits that keep their undo logs: old or new, nothing else."""
+"""Kills and errors at every operation of an undo, and of commits that keep their undo logs: old or new, no more."""
 
 from __future__ import annotations
 
@@ -52,9 +52,11 @@ def settled(case: Case) -> State:
     state = case.state()
     for key in [key for key in state if key.endswith("zappend/lock")]:
         value = state.pop(key)
-        assert isinstance(case, ObjectCase) and value is not None
+        assert isinstance(case, ObjectCase)
+        assert value is not None
         lock = Body.parse(value)
         assert lock.state == "done"
+        assert lock.objects, "it names nothing"
         named = {entry[0] for entry in lock.objects.values() if isinstance(entry, tuple)}
         assert named == {name.rpartition("/")[2] for name in state if "zappend/" in name}
     return state
@@ -122,7 +124,7 @@ def check_killed_commits(case: Case, job: Job, when: Any, step: slice = slice(No
         ends.append(state != old)
         if state != old:
             assert cube_in(state) == cube_in(new), (at, calls[at - 1])
-            assert len(state) == len(new) and len(heads(state)) == 1, (at, calls[at - 1])
+            assert (len(state), len(heads(state))) == (len(new), 1), (at, calls[at - 1])
             zappend.undo(case.target())
             assert settled(case) == old, (at, calls[at - 1])
     assert ends == sorted(ends)

@@ -73,6 +73,9 @@ class KeepingStore(TransactionStore):
     keep_undo = 0
     _taken_back = 0
 
+    def _is_empty(self) -> bool:
+        return not self._taken_back and super()._is_empty()
+
     def _keep(self) -> list[str]:
         """Write the head by which the log is kept, if it is; return the heads of all logs that stay with the commit."""
         if not (self.keep_undo or self._taken_back):
