@@ -1003,4 +1003,91 @@ OBJECTS = [
     ),
 ]
 
-MUTATIONS = [*LOCAL, *LOG, *STORE, *REPLAY, *CONTEXT, *OBJECTS]
+UNDOS = "test_undo_faults.py::test_undo_killed_before_every_operation"
+KEEPING = "test_undo_faults.py::test_commit_killed_before_every_operation"
+TAKEN_BACK = "test_undo.py::test_each_work_of_a_transaction_taken_back"
+
+KEPT = [
+    Mutation(
+        "kept log that was consumed stays",
+        "kept",
+        "            return heads[: -self._taken_back]\n",
+        "            return heads\n",
+        "A commit is taken back twice.",
+        (UNDOS,),
+    ),
+    Mutation(
+        "kept logs dropped after the head",
+        "log",
+        "    dropped = [head for head in kept_heads(names) if not stays(head)]\n",
+        "    dropped = [head for head in kept_heads(names) if HEAD not in names and not stays(head)]\n",
+        "After a kill a log counts that its commit dropped.",
+        (UNDOS,),
+    ),
+    Mutation(
+        "kept log of what is rolled back stays",
+        "log",
+        "else txn_of(kept) != self.txn",
+        "else True",
+        "A log counts whose transaction was never committed.",
+        (KEEPING,),
+    ),
+    Mutation(
+        "kept logs not named by the decision",
+        "log",
+        "            **({\"kept\": list(staying)} if staying else {}),\n",
+        "",
+        "A recovery that finishes a commit drops its log.",
+        (KEEPING,),
+    ),
+    Mutation(
+        "kept logs go with a roll back",
+        "log",
+        "        return kept in self._staying if self.committed else txn_of(kept) != self.txn",
+        "        return kept in self._staying",
+        "What changes nothing drops logs.",
+        ("test_undo.py::test_the_last_logs_are_kept",),
+    ),
+    Mutation(
+        "documents not compared before they are taken back",
+        "kept",
+        "if (None if value is None else digest(value)) != expected:",
+        "if False:",
+        "A change of somebody else is lost.",
+        ("test_undo.py::test_a_document_that_others_changed",),
+    ),
+    Mutation(
+        "deletions not in the kept log",
+        "kept",
+        "touched = dict.fromkeys((*below, *self._gone, *self._staged, *self._spilled, *self._held))",
+        "touched = dict.fromkeys((*below, *self._staged, *self._spilled, *self._held))",
+        "What a commit deleted does not come back.",
+        (TAKEN_BACK,),
+    ),
+    Mutation(
+        "folders of documents not in the kept log",
+        "kept",
+        "        self._folders_too += self._storage.missing_folders(documents)\n",
+        "",
+        "Folders that a commit made stay.",
+        ("test_undo.py::test_documents_alone_and_nothing_at_all",),
+    ),
+    Mutation(
+        "lock deleted that names kept logs",
+        "lease",
+        "not self.littered and not self._body.objects:",
+        "not self.littered:",
+        "Logs that were to stay are swept away by the next writer.",
+        (TAKEN_BACK,),
+    ),
+    Mutation(
+        "kept objects swept",
+        "objectplace",
+        "if name not in kept]",
+        "]",
+        "The lock names a log that is not there.",
+        (TAKEN_BACK,),
+    ),
+]
+
+MUTATIONS = [*LOCAL, *LOG, *STORE, *REPLAY, *CONTEXT, *OBJECTS, *KEPT]

@@ -42,7 +42,7 @@ STEPS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
     ),
     "insert": lambda target, how: zappend.insert(target, cubes.small(2, 2), slice_size="any", **how),
     "replace": lambda target, how: zappend.replace(target, other(cubes.small(0, 2)), **how),
-    "anew": lambda target, how: zappend.append(target, cubes.small(0, 4, name="b"), force_new=True, **how),
+    "anew": lambda target, how: zappend.append(target, cubes.small(0, 8, name="b"), force_new=True, **how),
     "delete": lambda target, how: zappend.delete(target, index=[1, 2], **how),
     "cut": lambda target, how: zappend.delete(target, index="-2:", **how),
     "keep": lambda target, how: zappend.keep(target, 2, **how),

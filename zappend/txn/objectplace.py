@@ -101,10 +101,9 @@ class ObjectPlace(Area):
     def delete_many(self, keys: Iterable[str], txn: str) -> None:
         # Only the sweep does this, when there is no head any more.
         strays = set(self._strays or ())
-        named = {entry[0] for entry in self.lease.entries.values() if isinstance(entry, tuple)}  # kept logs
-        names = dict.fromkeys(
-            [*(name for name in self._written if name not in named), *(key for key in keys if key in strays)]
-        )
+        kept = {entry[0] for entry in self.lease.entries.values() if isinstance(entry, tuple)}
+        written = [name for name in self._written if name not in kept]
+        names = dict.fromkeys([*written, *(key for key in keys if key in strays)])
         self.lease.littered = True
         if names:
             self._objects.delete_many(names)

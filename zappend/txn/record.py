@@ -11,7 +11,7 @@ An object is one frame::
 
 This layout stays for all versions, so damage can always be told from a newer version. The body has
 
-    kind      "undo" | "undo-part" | "redo-part" | "decision"; in object stores also "lock"
+    kind      "undo" | "undo-part" | "redo-part" | "decision" | "kept"; in object stores also "lock"
     txn       id of the transaction, 32 hexadecimal digits
     critical  names of features without which a reader would do the wrong thing; this version knows ``references``
 
@@ -20,7 +20,8 @@ and, by kind (see ``zappend.txn.log`` for what they mean)
     undo       parts, last, fingerprint, records, folders
     undo-part  seq, previous, records, folders
     redo-part  seq, previous, documents, staged, gone, gone_prefixes
-    decision   parts, last, head, documents, staged, gone, gone_prefixes
+    decision   parts, last, head, documents, staged, gone, gone_prefixes; kept, unless it is empty
+    kept       parts, last, records, folders, documents, left (see ``zappend.txn.kept``)
     lock       owner, nonce, beat, lease, state, objects, settled, released (see ``zappend.txn.lockbody``)
 
 ``records`` is a list of ``[key, bytes or nil or text]``: what the key held, nil for "was absent"; text is the name of
