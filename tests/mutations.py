@@ -1035,7 +1035,7 @@ KEPT = [
     Mutation(
         "kept logs not named by the decision",
         "log",
-        "            **({\"kept\": list(staying)} if staying else {}),\n",
+        '            **({"kept": list(staying)} if staying else {}),\n',
         "",
         "A recovery that finishes a commit drops its log.",
         (KEEPING,),
