@@ -19,7 +19,8 @@ from faultlab import FORMATS, KINDS, append_job, small_chunks
 from powercut import Disk, Event, RecordedFolder, digest_of, put_on_disk, read_from_disk
 
 from zappend.testing import Call, Faults, Killed
-from zappend.txn import Transaction, rollback
+from zappend.txn import Transaction, rollback, transaction
+from zappend.txn.undo import undo
 
 Digests = frozenset[bytes]
 
@@ -277,6 +278,39 @@ def test_transaction(home: Path, scenario: Scenario, effort: Effort) -> None:
         taken_back=lab.record(first.old, taken_back(scenario.work, first.old, [])),
     )
     assert len(lab.outcomes) > 200
+    print(f"{len(lab.outcomes)} states")
+
+
+def program_keeping(lab: Lab, scenario: Scenario) -> tuple[State, Step, Step]:
+    """Return a cube, a step that commits the work on it and keeps its log, and one that takes that back."""
+    old = start_of(lab, scenario.old)
+    kept: list[State] = []
+
+    def keeps(case: FolderCase) -> Digests:
+        with transaction(case.target(), keep_undo=1) as txn:
+            scenario.work(txn)
+        kept.append(case.state())
+        return cubes(kept[-1])
+
+    def takes_back(case: FolderCase) -> Digests:
+        undo(case.target())
+        assert case.state() == old
+        return cubes(old)
+
+    return old, Step(keeps, cubes(old)), Step(takes_back, cubes(old))
+
+
+@quick_for("append", "move", "rewrite-with-several-log-parts")
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_log_kept_and_taken_back(home: Path, scenario: Scenario, effort: Effort) -> None:
+    """After a cut in an undo there is what the commit left, with its log, or what was before it, without."""
+    lab = Lab(home)
+    old, keeps, takes_back = program_keeping(lab, scenario)
+    recording = lab.record(old, keeps, takes_back)
+    kept = recording.allowed[recording.first]
+    for at in range(recording.first + 1, len(recording.allowed) - 1):
+        recording.allowed[at] |= kept
+    check(lab, effort, undone=recording)
     print(f"{len(lab.outcomes)} states")
 
 
