@@ -31,6 +31,9 @@ QUICK, MANY = 25, 2000
 LONGEST = 4
 """Labels of a slice at most."""
 
+KEPT = 4
+"""Undo logs that are kept."""
+
 FAR = 20
 """Labels of appended slices may be that far apart, so that there is room between them."""
 
@@ -64,6 +67,8 @@ class Edits(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.seed = 0
+        self.history: list[tuple[xr.Dataset, dict[str, bytes | None]]] = []  # models, and their cubes byte for byte
+        self.kept = 0
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -105,6 +110,7 @@ class Edits(RuleBasedStateMachine):
             "slice_size": "any",
             "append_step": "-" if descending else "+",
             "write_empty_chunks": not empty,
+            "keep_undo": KEPT,
             "variables": {name: {"encoding": encoding} for name, encoding in encodings.items()},
         }
         self.model = self.slice(list(range(count)))
@@ -201,14 +207,38 @@ class Edits(RuleBasedStateMachine):
         labels = self.labels
         stay = [row for row in range(self.size) if (labels[-1] - labels[row] if days else self.size - row - 1) < last]
         assert (done.labels, done.size) == (self.size - len(stay), len(stay))
-        self.model = self.model.isel(time=stay)
+        if len(stay) < self.size:
+            self.model = self.model.isel(time=stay)
+
+    @precondition(lambda self: min(self.kept, len(self.history) - 1) > 0)
+    @rule(data=st.data())
+    def undo(self, data: st.DataObject) -> None:
+        n = data.draw(st.integers(1, min(self.kept, len(self.history) - 1)))
+        self.kept -= n
+        assert zappend.undo(self.target, n).left == self.kept
+        del self.history[-n:]
+        self.model, before = self.history[-1]
+        assert self.tree() == before
+
+    def tree(self) -> dict[str, bytes | None]:
+        if isinstance(self.target, Path):
+            return cubes.tree(self.target)
+        return {key: value for key, value in self.target.items() if not key.startswith(".zappend/")}
+
+    @invariant()
+    def what_was_committed_can_be_taken_back(self) -> None:
+        if not self.history or self.model is not self.history[-1][0]:
+            self.history.append((self.model, self.tree()))
+            self.kept = min(self.kept + 1, KEPT)
 
     @invariant()
     def the_cube_is_the_model(self) -> None:
         on_disk = isinstance(self.target, Path)
-        cubes.assert_cube(self.target if on_disk else cubes.zarr_store(self.target), self.model)
+        cubes.assert_cube(self.target if on_disk else cubes.zarr_store(self.tree()), self.model)
         if on_disk:
-            assert [path.name for path in self.folder.iterdir()] == ["cube.zarr"]
+            left = {path.name.split("-")[0] for path in self.folder.glob("*.zappend/*")}
+            assert {path.name for path in self.folder.iterdir()} <= {"cube.zarr", "cube.zarr.zappend"}
+            assert left <= {"kept", "undo", "original"}
 
 
 def run(machines: int) -> None:
